@@ -1,0 +1,128 @@
+//! `muster-sim` as a person or a script runs it.
+
+use std::process::Stdio;
+
+use crate::common::{client, look, within};
+use clap::Parser;
+use serde_json::json;
+use simulators::{lorawan, shoutcloud};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    process::{Child, Command},
+};
+
+fn muster_sim(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_muster-sim"));
+    command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
+/// Starts it and reads the address off its first line.
+async fn started(arguments: &[&str]) -> (Child, BufReader<tokio::process::ChildStdout>, String) {
+    let mut child = muster_sim(arguments).spawn().unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    within(out.read_line(&mut line)).await.unwrap();
+    let url = line.trim_end().strip_prefix(&format!("{} simulator on ", arguments[0])).unwrap().to_owned();
+    (child, out, url)
+}
+
+async fn signal(child: &Child, name: &str) {
+    let id = child.id().unwrap().to_string();
+    assert!(Command::new("kill").args([name, &id]).status().await.unwrap().success());
+}
+
+#[tokio::test]
+async fn it_tells_its_address_in_one_line_and_ends_in_good_order_on_a_signal() {
+    for (name, number) in [("lorawan", "-INT"), ("shoutcloud", "-TERM")] {
+        let (mut child, mut out, url) = started(&[name, "--latency", "1ms", "--error-rate", "0.0"]).await;
+        assert_eq!(look(&url, "stats").await["requests"], 0);
+        signal(&child, number).await;
+        assert!(within(child.wait()).await.unwrap().success());
+        let mut rest = String::new();
+        out.read_to_string(&mut rest).await.unwrap();
+        assert_eq!(rest, "");
+    }
+}
+
+#[tokio::test]
+async fn a_second_signal_does_not_wait_for_the_last_answer() {
+    let (mut child, _out, url) = started(&["lorawan", "--latency", "1h"]).await;
+    let asking = tokio::spawn({
+        let url = url.clone();
+        async move {
+            client().post(format!("{url}{}", lorawan::PATH)).json(&json!({ "deveui": "78111FFFE452555B" })).send().await
+        }
+    });
+    within(async { while look(&url, "stats").await["in_flight"] != 1 {} }).await;
+    signal(&child, "-INT").await;
+    // The first signal has been taken once nobody listens any more.
+    within(async { while client().get(&url).send().await.is_ok() {} }).await;
+    let began = std::time::Instant::now();
+    signal(&child, "-INT").await;
+    assert!(within(child.wait()).await.unwrap().success());
+    assert!(began.elapsed().as_millis() < 1500, "{:?}", began.elapsed());
+    assert!(asking.await.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn its_flags_are_the_faults() {
+    let arguments = [
+        "lorawan",
+        "--seed",
+        "7",
+        "--latency",
+        "100ms",
+        "--drop-after-rate",
+        "0.25",
+        "--throttle-above",
+        "10",
+        "--down",
+        "503",
+    ];
+    let (_child, _out, url) = started(&arguments).await;
+    let faults = look(&url, "faults").await;
+    let expected = [
+        ("seed", json!(7)),
+        ("latency", json!("100ms")),
+        ("drop_after_rate", json!(0.25)),
+        ("throttle_above", json!(10)),
+        ("down", json!("503")),
+    ];
+    for (name, value) in expected {
+        assert_eq!(faults[name], value, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_is_refused_with_the_reason() {
+    let cases: [(&[&str], &str); 5] = [
+        (&["lorawan", "--error-rate", "5"], "5 is outside 0..=1"),
+        (&["lorawan", "--conflict-rate", "5%"], "`5%` is no number"),
+        (&["lorawan", "--latency", "100"], "such as 100ms"),
+        (&["shoutcloud", "--listen", "0.0.0.0"], "loopback addresses only"),
+        (&["shoutcloud", "--drop-after-rate", "1"], "unexpected argument"),
+    ];
+    for (arguments, reason) in cases {
+        let output = within(muster_sim(arguments).output()).await.unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success());
+        assert!(error.contains(reason), "{arguments:?}: {error}");
+    }
+}
+
+#[test]
+fn without_flags_there_are_no_faults() {
+    #[derive(Parser)]
+    struct Lorawan {
+        #[command(flatten)]
+        config: lorawan::Config,
+    }
+    #[derive(Parser)]
+    struct Shoutcloud {
+        #[command(flatten)]
+        config: shoutcloud::Config,
+    }
+    assert_eq!(Lorawan::parse_from(["muster-sim"]).config, lorawan::Config::default());
+    assert_eq!(Shoutcloud::parse_from(["muster-sim"]).config, shoutcloud::Config::default());
+}

@@ -1,0 +1,44 @@
+//! What the environment says about this capability.
+
+use std::{env, time::Duration};
+
+use kit::upstream::{BaseUrlError, Upstream};
+use thiserror::Error;
+
+use crate::provider::Provider;
+
+/// The provider's base URL.
+pub const URL: &str = "MUSTER_LORAWAN_URL";
+/// After how many seconds a request to the provider is given up; 10 unless set.
+pub const TIMEOUT: &str = "MUSTER_LORAWAN_TIMEOUT_SECONDS";
+/// After how many seconds a batch that is not complete fails; a day unless set.
+pub const MAX_AGE: &str = "MUSTER_BATCHES_MAX_AGE_SECONDS";
+
+/// A setting that cannot be used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The provider's URL.
+    #[error(transparent)]
+    Url(#[from] BaseUrlError),
+    /// A number of seconds.
+    #[error("{0} is {1:?}; it must be a number of seconds from 0.05 to 31536000")]
+    Seconds(&'static str, String),
+}
+
+/// The provider that the environment names, if it names one.
+pub fn provider() -> Result<Option<Provider>, ConfigError> {
+    let Some(url) = env::var(URL).ok().filter(|url| !url.is_empty()) else { return Ok(None) };
+    let timeout = seconds(TIMEOUT, Duration::from_secs(10))?;
+    Ok(Some(Provider::new(Upstream::new(URL, &url)?, timeout)))
+}
+
+/// After how long a batch that is not complete fails.
+pub fn max_age() -> Result<Duration, ConfigError> {
+    seconds(MAX_AGE, Duration::from_secs(86_400))
+}
+
+fn seconds(variable: &'static str, default: Duration) -> Result<Duration, ConfigError> {
+    let Ok(text) = env::var(variable) else { return Ok(default) };
+    let seconds: Option<f64> = text.trim().parse().ok().filter(|seconds| (0.05..=31_536_000.0).contains(seconds));
+    seconds.map(Duration::from_secs_f64).ok_or(ConfigError::Seconds(variable, text))
+}

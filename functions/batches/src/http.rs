@@ -1,0 +1,642 @@
+//! The HTTP API of batches: parse, call the domain, answer.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    extract::{Path, State},
+    response::{IntoResponse, Response},
+};
+use http::{HeaderMap, Method, StatusCode, header};
+use jiff::{SignedDuration, Timestamp};
+use kit::{
+    access::Caller,
+    clock::Clock,
+    dynamo::StoreError,
+    http::{Routes, Scope},
+    idempotency::{IdempotencyKey, KeptAnswer, Once, still_running},
+    json::{Json, Params},
+    paging::{Binding, Page, limit},
+    problem::Problem,
+    wait::{PreferWait, until},
+};
+use rand::{TryRngCore, rngs::OsRng};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+use utoipa::{OpenApi, ToSchema};
+use uuid::Uuid;
+
+use crate::{
+    batch::{Batch, BatchError, BatchSize, Label, OnUncertain, Progress, Status},
+    deveui::{CODES, Prefix, ShortCode},
+    ledger::{CHUNK, State as Candidate, Tally},
+    run::StoredChunk,
+    store::{BatchStore, TABLE},
+};
+
+const READ: Scope = Scope("batches:read");
+const WRITE: Scope = Scope("batches:write");
+const COLLECTION: &str = "/api/v1/batches";
+/// DevEUIs that one answer holds; a longer batch is read by partitions.
+pub const INLINE: u64 = 10_000;
+/// Recovered ones that one answer holds besides.
+const INLINE_RECOVERED: u64 = 20_000;
+/// Pages that one listing reads at most where a filter leaves them empty.
+const FILTERED_PAGES: u32 = 10;
+
+/// What the handlers need.
+#[derive(Debug, Clone)]
+pub struct Batches {
+    /// Where batches are kept.
+    pub store: BatchStore,
+    /// Base URL of the provider, if one is configured.
+    pub provider: Option<String>,
+    /// What time it is.
+    pub clock: Clock,
+    /// Wakes the worker in this process.
+    pub wake: Arc<Notify>,
+    /// After how long a batch that is not complete fails.
+    pub max_age: Duration,
+}
+
+/// The routes of this capability. `/api/v1/batch` is how the first version of the API was spelt.
+pub fn routes(batches: Batches) -> Routes {
+    [COLLECTION_PATHS, ALIAS_PATHS]
+        .into_iter()
+        .fold(Routes::new(), |routes, paths: Paths| {
+            routes
+                .route(Method::POST, paths.collection, WRITE, create)
+                .route(Method::GET, paths.collection, READ, list)
+                .route(Method::GET, paths.batch, READ, show)
+                .route(Method::DELETE, paths.batch, WRITE, delete)
+                .route(Method::GET, paths.partition, READ, partition)
+                .route(Method::GET, paths.code, READ, find)
+        })
+        .with_state(batches)
+}
+
+struct Paths {
+    collection: &'static str,
+    batch: &'static str,
+    partition: &'static str,
+    code: &'static str,
+}
+
+const COLLECTION_PATHS: Paths = Paths {
+    collection: COLLECTION,
+    batch: "/api/v1/batches/{id}",
+    partition: "/api/v1/batches/{id}/partitions/{n}",
+    code: "/api/v1/batches/{id}/codes/{short_code}",
+};
+const ALIAS_PATHS: Paths = Paths {
+    collection: "/api/v1/batch",
+    batch: "/api/v1/batch/{id}",
+    partition: "/api/v1/batch/{id}/partitions/{n}",
+    code: "/api/v1/batch/{id}/codes/{short_code}",
+};
+
+/// The OpenAPI description of these routes.
+#[derive(OpenApi)]
+#[openapi(
+    paths(create, list, show, delete, partition, find),
+    components(schemas(CreateBatch, BatchView, BatchSummary, PartitionLink, PartitionView, CodeView, Problem, Status, OnUncertain)),
+    tags((name = "batches", description = "Batches of registered DevEUIs with unique short codes, none wasted, none forgotten"))
+)]
+pub struct Docs;
+
+/// What a batch shall be; every field may be left out, and so may the body.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CreateBatch {
+    /// How many DevEUIs.
+    #[schema(value_type = u64, minimum = 1, maximum = 1_000_000, default = 100)]
+    batch_size: BatchSize,
+    /// What all of them begin with: 0 to 11 hexadecimal characters.
+    #[schema(value_type = String, pattern = "^[0-9A-Fa-f]{0,11}$", default = "")]
+    prefix: Prefix,
+    /// A name for people, up to 200 characters.
+    #[schema(value_type = Option<String>, max_length = 200)]
+    label: Option<Label>,
+    /// What to do with a DevEUI that is taken after an answer about it was lost.
+    on_uncertain: OnUncertain,
+}
+
+impl Default for CreateBatch {
+    fn default() -> Self {
+        Self {
+            batch_size: BatchSize::default(),
+            prefix: Prefix::default(),
+            label: None,
+            on_uncertain: OnUncertain::Keep,
+        }
+    }
+}
+
+/// A batch in a list: everything but its DevEUIs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct BatchSummary {
+    /// The batch's id.
+    pub id: Uuid,
+    /// Where it is in its life.
+    pub status: Status,
+    /// How many DevEUIs are wanted.
+    pub batch_size: u64,
+    /// How many are registered; in a list up to a second old.
+    pub registered: u64,
+    /// How many candidates were somebody else's.
+    pub conflicts: u64,
+    /// How many are listed under `recovered`.
+    pub recovered_count: u64,
+    /// What all its DevEUIs begin with.
+    pub prefix: String,
+    /// A name for people.
+    pub label: Option<String>,
+    /// What is done with doubtful ones.
+    pub on_uncertain: OnUncertain,
+    /// Base URL of the provider.
+    pub provider: String,
+    /// RFC 3339, UTC.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+    /// RFC 3339, UTC.
+    #[schema(value_type = String, format = DateTime)]
+    pub updated_at: Timestamp,
+    /// When it became final.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub completed_at: Option<Timestamp>,
+    /// What is in its way, or why it failed.
+    pub last_error: Option<String>,
+    /// How likely each of `recovered` is a stranger's, 0 to 1.
+    pub uncertain_probability: Option<f64>,
+    /// When it was deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub deleted_at: Option<Timestamp>,
+}
+
+/// A batch with its DevEUIs, or with links to them where there are more than 10,000.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct BatchView {
+    /// Everything but the DevEUIs.
+    #[serde(flatten)]
+    pub summary: BatchSummary,
+    /// DevEUIs that were taken after a lost answer about them: probably ours, possibly a
+    /// stranger's; or never answered for at all, in a batch that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovered: Option<Vec<String>>,
+    /// The registered DevEUIs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deveuis: Option<Vec<String>>,
+    /// Where the DevEUIs are, for a long batch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partitions: Option<Vec<PartitionLink>>,
+}
+
+/// A part of a long batch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PartitionLink {
+    /// Where to GET it.
+    pub href: String,
+    /// How many DevEUIs are in the partitions before it.
+    pub first: u64,
+    /// How many are in it.
+    pub count: u64,
+}
+
+/// The DevEUIs of a part of a long batch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PartitionView {
+    /// The registered DevEUIs.
+    pub deveuis: Vec<String>,
+    /// As in the batch.
+    pub recovered: Vec<String>,
+}
+
+/// The DevEUI behind a short code.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CodeView {
+    /// Upper case.
+    pub short_code: String,
+    /// The DevEUI that ends with it.
+    pub deveui: String,
+    /// Whether it is listed under `recovered`.
+    pub recovered: bool,
+}
+
+impl From<BatchError> for Problem {
+    fn from(error: BatchError) -> Self {
+        match error {
+            BatchError::NotAnId(id) => {
+                Self::bad_request(format!("{id:?} is no batch id. Ids are UUIDs; GET {COLLECTION} lists them."))
+            }
+            BatchError::NotFound => Self::not_found(format!("There is no such batch. GET {COLLECTION} lists them.")),
+            BatchError::NotACode(code) => Self::bad_request(format!(
+                "{code:?} is no short code. It is the last 5 characters of a DevEUI, such as 2555B."
+            )),
+            BatchError::NotRegistered(code) => {
+                Self::not_found(format!("No registered DevEUI of this batch ends with {code}. Was it typed right?"))
+            }
+            BatchError::NoPartition => {
+                Self::not_found("There is no such partition. The batch's `partitions` have the links.")
+            }
+            BatchError::TooLong => Self::new(StatusCode::NOT_ACCEPTABLE, "too-long", "Too long for one answer")
+                .detail(format!("A batch of more than {INLINE} is read by the links in its `partitions`, as CSV too.")),
+            BatchError::NoProvider => Self::not_configured("MUSTER_LORAWAN_URL"),
+            BatchError::Damaged(what) => {
+                tracing::error!(what, "what is stored is damaged");
+                Self::internal()
+            }
+            BatchError::Store(error) => error.into(),
+        }
+    }
+}
+
+/// Begins a batch.
+#[utoipa::path(
+    post, path = "/api/v1/batches", tag = "batches", request_body = CreateBatch,
+    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; the same key creates once")),
+    responses(
+        (status = 201, description = "Created; `Location` has its address", body = BatchView),
+        (status = 409, description = "A request with this key is being worked on", body = Problem),
+        (status = 422, description = "A value is not allowed, or the key was used for another request", body = Problem),
+        (status = 503, description = "No provider is configured, or the store is away", body = Problem),
+    ),
+    security(("key" = ["batches:write"]))
+)]
+async fn create(
+    State(batches): State<Batches>,
+    caller: Caller,
+    key: IdempotencyKey,
+    Json(input): Json<CreateBatch>,
+) -> Result<Response, Problem> {
+    let provider = batches.provider.clone().ok_or(BatchError::NoProvider)?;
+    let now = batches.clock.now();
+    let once = Once::new(&caller.tenant, COLLECTION, &key, &input);
+    let batch = Batch {
+        id: Uuid::now_v7(),
+        tenant: caller.tenant,
+        status: Status::Processing,
+        size: input.batch_size.0,
+        prefix: input.prefix,
+        seed: random_seed(),
+        on_uncertain: input.on_uncertain,
+        label: input.label.map(|label| label.0),
+        provider,
+        created_at: now,
+        updated_at: now,
+        completed_at: None,
+        fails_at: now + SignedDuration::try_from(batches.max_age).unwrap_or(SignedDuration::MAX),
+        last_error: None,
+        progress: Progress::default(),
+        deleted_at: None,
+    };
+    let view = view(&batch, &[]);
+    let answer = KeptAnswer {
+        status: StatusCode::CREATED.as_u16(),
+        location: format!("{COLLECTION}/{}", batch.id),
+        body: serde_json::to_string(&view).map_err(|_| Problem::internal())?,
+    };
+    let store = batches.store.inner();
+    for attempt in 0..6 {
+        let record = match &once {
+            None => None,
+            Some(once) => {
+                if let Some(replay) = once.replay(store, &TABLE, now).await? {
+                    return Ok(replay);
+                }
+                Some(once.put(batches.store.table(), now, &answer)?)
+            }
+        };
+        match batches.store.create(&batch, record).await {
+            Ok(()) => {
+                batches.wake.notify_one();
+                return Ok(answer.answer(false));
+            }
+            // Another request with the key was faster: its answer is read above.
+            Err(error) if error.is_condition_failed() => {}
+            Err(StoreError::TransactionConflict) => tokio::time::sleep(Duration::from_millis(10 << attempt)).await,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(still_running())
+}
+
+/// Seeds need not be secret, only different; the system's randomness makes them so everywhere.
+fn random_seed() -> u128 {
+    let mut bytes = [0; 16];
+    OsRng.unwrap_err().try_fill_bytes(&mut bytes).unwrap_or_default();
+    u128::from_be_bytes(bytes)
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListParams {
+    limit: Option<u32>,
+    cursor: Option<String>,
+    status: Option<Status>,
+    #[serde(default)]
+    deleted: bool,
+}
+
+/// Lists batches, newest first.
+#[utoipa::path(
+    get, path = "/api/v1/batches", tag = "batches",
+    params(
+        ("limit" = Option<u32>, Query, description = "1 to 500, default 50"),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
+        ("status" = Option<Status>, Query, description = "Only batches with this status"),
+        ("deleted" = Option<bool>, Query, description = "Deleted ones as well"),
+    ),
+    responses((status = 200, body = Page<BatchSummary>), (status = 400, body = Problem)),
+    security(("key" = ["batches:read"]))
+)]
+async fn list(
+    State(batches): State<Batches>,
+    caller: Caller,
+    Params(params): Params<ListParams>,
+) -> Result<Response, Problem> {
+    let size = limit(params.limit)?;
+    let status = params.status.map_or("", Status::as_str);
+    let deleted = params.deleted.to_string();
+    let binding = Binding::new(&caller.tenant, &["batches", status, &deleted]);
+    let mut after = params.cursor.map(|cursor| binding.open(&cursor)).transpose()?;
+    let mut items: Vec<BatchSummary> = Vec::new();
+    for _ in 0..FILTERED_PAGES {
+        let wanted = size - u32::try_from(items.len()).unwrap_or(size);
+        let (page, next) =
+            batches.store.list(&caller.tenant, wanted, after.as_deref(), params.status, params.deleted).await?;
+        items.extend(page.iter().map(|batch| summary(batch, batch.progress)));
+        after = next;
+        if after.is_none() || items.len() >= size as usize {
+            break;
+        }
+    }
+    let page = Page { items, next_cursor: after.map(|sk| binding.cursor(&sk)) };
+    let mut here = format!("{COLLECTION}?limit={size}");
+    if !status.is_empty() {
+        here = format!("{here}&status={status}");
+    }
+    if params.deleted {
+        here.push_str("&deleted=true");
+    }
+    Ok(page.answer(&here))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ShowParams {
+    #[serde(default)]
+    deleted: bool,
+}
+
+/// One batch, with its DevEUIs.
+#[utoipa::path(
+    get, path = "/api/v1/batches/{id}", tag = "batches",
+    params(
+        ("id" = Uuid, Path),
+        ("deleted" = Option<bool>, Query, description = "Also if it was deleted, for 30 days"),
+        ("Prefer" = Option<String>, Header, description = "`wait=N`: up to N (20) seconds until it changes"),
+        ("Accept" = Option<String>, Header, description = "`text/csv` for lines of short_code,deveui"),
+    ),
+    responses((status = 200, body = BatchView), (status = 404, body = Problem), (status = 406, body = Problem)),
+    security(("key" = ["batches:read"]))
+)]
+async fn show(
+    State(batches): State<Batches>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Params(params): Params<ShowParams>,
+    wait: PreferWait,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let id = parse_id(&id)?;
+    let read = || read(batches.store.clone(), caller.tenant.clone(), id, params.deleted);
+    let mut first = None;
+    let (batch, chunks, _) = until(wait, read, |(batch, _, progress)| {
+        let now = (batch.status, *progress, batch.last_error.clone());
+        batch.status.is_final() || first.get_or_insert_with(|| now.clone()) != &now
+    })
+    .await?;
+    let mut response = if wants_csv(&headers) {
+        if is_long(&batch, &chunks) {
+            return Err(BatchError::TooLong.into());
+        }
+        csv(&batch, &chunks)
+    } else {
+        axum::Json(view(&batch, &chunks)).into_response()
+    };
+    wait.applied(response.headers_mut());
+    Ok(response)
+}
+
+/// Cancels a batch that is being processed, deletes one that is final.
+#[utoipa::path(
+    delete, path = "/api/v1/batches/{id}", tag = "batches", params(("id" = Uuid, Path)),
+    responses(
+        (status = 202, description = "It is being cancelled", body = BatchView),
+        (status = 204, description = "It is deleted; `?deleted=true` shows it for 30 days"),
+        (status = 404, body = Problem),
+    ),
+    security(("key" = ["batches:write"]))
+)]
+async fn delete(State(batches): State<Batches>, caller: Caller, Path(id): Path<String>) -> Result<Response, Problem> {
+    let id = parse_id(&id)?;
+    let now = batches.clock.now();
+    let mut batch = find_batch(&batches.store, &caller.tenant, id, true).await?;
+    if batch.status == Status::Processing {
+        let cancelled = batches.store.cancel(&batch, now).await?;
+        batches.wake.notify_one();
+        if !cancelled {
+            // It became final, or was cancelled by another request, at this very moment.
+            batch = find_batch(&batches.store, &caller.tenant, id, true).await?;
+        } else {
+            batch.status = Status::Cancelling;
+        }
+    }
+    if !batch.status.is_final() {
+        return Ok((StatusCode::ACCEPTED, axum::Json(view(&batch, &batches.store.chunks(id).await?))).into_response());
+    }
+    batches.store.delete(&batch, now).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// A part of a long batch.
+#[utoipa::path(
+    get, path = "/api/v1/batches/{id}/partitions/{n}", tag = "batches",
+    params(("id" = Uuid, Path), ("n" = u64, Path), ("deleted" = Option<bool>, Query)),
+    responses((status = 200, body = PartitionView), (status = 404, body = Problem)),
+    security(("key" = ["batches:read"]))
+)]
+async fn partition(
+    State(batches): State<Batches>,
+    caller: Caller,
+    Path((id, n)): Path<(String, String)>,
+    Params(params): Params<ShowParams>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let id = parse_id(&id)?;
+    let batch = find_batch(&batches.store, &caller.tenant, id, params.deleted).await?;
+    let n: u64 = n.parse().ok().filter(|n: &u64| n.checked_mul(CHUNK).is_some()).ok_or(BatchError::NoPartition)?;
+    let stored = batches.store.chunk(id, n).await?.ok_or(BatchError::NoPartition)?;
+    let chunks = [stored];
+    if wants_csv(&headers) {
+        return Ok(csv(&batch, &chunks));
+    }
+    let view = PartitionView {
+        deveuis: listed(&batch, &chunks, Candidate::counts),
+        recovered: listed(&batch, &chunks, Candidate::is_recovered),
+    };
+    Ok(axum::Json(view).into_response())
+}
+
+/// The DevEUI behind the five characters that a customer typed.
+#[utoipa::path(
+    get, path = "/api/v1/batches/{id}/codes/{short_code}", tag = "batches",
+    params(("id" = Uuid, Path), ("short_code" = String, Path, description = "5 hexadecimal characters")),
+    responses((status = 200, body = CodeView), (status = 404, body = Problem)),
+    security(("key" = ["batches:read"]))
+)]
+async fn find(
+    State(batches): State<Batches>,
+    caller: Caller,
+    Path((id, code)): Path<(String, String)>,
+) -> Result<Response, Problem> {
+    let id = parse_id(&id)?;
+    let code: ShortCode = code.parse().map_err(|_| BatchError::NotACode(code))?;
+    let batch = find_batch(&batches.store, &caller.tenant, id, false).await?;
+    let candidates = batch.candidates();
+    let position = candidates.position(code);
+    // A conflict in one round makes the position a candidate again in the next.
+    for round in 0.. {
+        let index = round * CODES + position;
+        let Some(StoredChunk { chunk, .. }) = batches.store.chunk(id, index / CHUNK).await? else { break };
+        match chunk.get(index) {
+            state @ (Candidate::Registered | Candidate::Kept) => {
+                let view = CodeView {
+                    short_code: code.to_string(),
+                    deveui: candidates.deveui(index).to_string(),
+                    recovered: state.is_recovered(),
+                };
+                return Ok(axum::Json(view).into_response());
+            }
+            Candidate::Conflict => {}
+            Candidate::Untouched | Candidate::Open | Candidate::Uncounted | Candidate::Skipped => break,
+        }
+    }
+    Err(BatchError::NotRegistered(code.to_string()).into())
+}
+
+fn parse_id(text: &str) -> Result<Uuid, BatchError> {
+    // One spelling only: an id is opaque, and `{…}` or `urn:uuid:…` is nobody's copy of ours.
+    (text.len() == 36)
+        .then(|| text.parse().ok())
+        .flatten()
+        .ok_or_else(|| BatchError::NotAnId(text.chars().take(64).collect()))
+}
+
+async fn find_batch(store: &BatchStore, tenant: &str, id: Uuid, deleted: bool) -> Result<Batch, BatchError> {
+    let batch = store.get(tenant, id).await?.ok_or(BatchError::NotFound)?;
+    if batch.deleted_at.is_some() && !deleted {
+        return Err(BatchError::NotFound);
+    }
+    Ok(batch)
+}
+
+/// A batch, what is known of its candidates, and the counts of that.
+async fn read(
+    store: BatchStore,
+    tenant: String,
+    id: Uuid,
+    deleted: bool,
+) -> Result<(Batch, Vec<StoredChunk>, Progress), BatchError> {
+    let batch = find_batch(&store, &tenant, id, deleted).await?;
+    let chunks = store.chunks(id).await?;
+    let progress = progress(&batch, &chunks);
+    Ok((batch, chunks, progress))
+}
+
+fn wants_csv(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|part| part.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("text/csv"))
+}
+
+fn progress(batch: &Batch, chunks: &[StoredChunk]) -> Progress {
+    let mut tally = Tally::default();
+    chunks.iter().for_each(|stored| tally += stored.chunk.tally());
+    Progress::new(tally, batch.progress.asked_again)
+}
+
+fn is_long(batch: &Batch, chunks: &[StoredChunk]) -> bool {
+    batch.size > INLINE || progress(batch, chunks).recovered > INLINE_RECOVERED
+}
+
+fn summary(batch: &Batch, progress: Progress) -> BatchSummary {
+    BatchSummary {
+        id: batch.id,
+        status: batch.status,
+        batch_size: batch.size,
+        registered: progress.registered,
+        conflicts: progress.conflicts,
+        recovered_count: progress.recovered,
+        prefix: batch.prefix.as_str().to_owned(),
+        label: batch.label.clone(),
+        on_uncertain: batch.on_uncertain,
+        provider: batch.provider.clone(),
+        created_at: batch.created_at,
+        updated_at: batch.updated_at,
+        completed_at: batch.completed_at,
+        last_error: batch.last_error.clone(),
+        uncertain_probability: progress.uncertain_probability(),
+        deleted_at: batch.deleted_at,
+    }
+}
+
+/// The chunks are read after the batch, so what is counted is what is listed.
+fn view(batch: &Batch, chunks: &[StoredChunk]) -> BatchView {
+    let summary = summary(batch, progress(batch, chunks));
+    if is_long(batch, chunks) {
+        return BatchView { summary, recovered: None, deveuis: None, partitions: Some(links(batch, chunks)) };
+    }
+    BatchView {
+        summary,
+        recovered: Some(listed(batch, chunks, Candidate::is_recovered)),
+        deveuis: Some(listed(batch, chunks, Candidate::counts)),
+        partitions: None,
+    }
+}
+
+fn links(batch: &Batch, chunks: &[StoredChunk]) -> Vec<PartitionLink> {
+    let mut first = 0;
+    let mut links = Vec::new();
+    for StoredChunk { chunk, .. } in chunks {
+        let tally = chunk.tally();
+        if tally.registered + tally.recovered > 0 {
+            let href = format!("{COLLECTION}/{}/partitions/{}", batch.id, chunk.number());
+            links.push(PartitionLink { href, first, count: tally.registered });
+        }
+        first += tally.registered;
+    }
+    links
+}
+
+fn listed(batch: &Batch, chunks: &[StoredChunk], is: fn(Candidate) -> bool) -> Vec<String> {
+    let candidates = batch.candidates();
+    chunks
+        .iter()
+        .flat_map(|stored| stored.chunk.indexes(is))
+        .map(|index| candidates.deveui(index).to_string())
+        .collect()
+}
+
+fn csv(batch: &Batch, chunks: &[StoredChunk]) -> Response {
+    let candidates = batch.candidates();
+    let mut lines = String::from("short_code,deveui\r\n");
+    for index in chunks.iter().flat_map(|stored| stored.chunk.indexes(Candidate::counts)) {
+        let deveui = candidates.deveui(index);
+        lines.push_str(&format!("{},{deveui}\r\n", deveui.short_code()));
+    }
+    ([(header::CONTENT_TYPE, "text/csv; charset=utf-8; header=present")], lines).into_response()
+}

@@ -1,0 +1,232 @@
+//! The functions as Lambda runs them: their release binaries, real events, the real Runtime API.
+//!
+//! The events are in `tests/events`, written for `shout`; for another function its path takes the
+//! place of `/api/v1/shout`. What holds for all of them: an answer in the event's own mode, never a
+//! failed invocation, and the same process to the end.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{path::Path, time::Duration};
+
+use kit::{
+    access::{self, KeyStore, NewKey},
+    dynamo::embedded::Embedded,
+};
+use serde_json::{Value, json};
+use simulators::shoutcloud;
+use system_tests::runtime_api::{Function, Outcome, bootstraps};
+use tokio::{net::TcpListener, sync::OnceCell};
+
+/// Longer than any of these requests takes, so that a stuck one is found.
+const TIME: Duration = Duration::from_secs(20);
+
+/// Each event and the status that anybody gets for it without a key.
+const EVENTS: &[(&str, u16)] = &[
+    ("get-multi-value", 200),
+    ("get-single-value", 200),
+    ("health-check-without-host", 200),
+    ("health-check-without-host-multi-value", 200),
+    ("null-fields", 200),
+    ("percent-signs-in-query", 200),
+    ("percent-signs-in-query-single-value", 200),
+    ("repeated-query-keys", 200),
+    ("repeated-query-keys-single-value", 200),
+    ("unencoded-query", 200),
+    ("absolute-path", 400),
+    ("dot-segments", 400),
+    ("encoded-dot-segments", 400),
+    ("encoded-slash", 400),
+    ("invalid-base64", 400),
+    ("invalid-base64-single-value", 400),
+    ("invalid-header", 400),
+    ("malformed-host", 400),
+    ("malformed-host-single-value", 400),
+    ("not-an-event", 400),
+    ("options-star", 400),
+    ("repeated-host", 400),
+    ("unparsable-method", 400),
+    ("form-body", 401),
+    ("no-json-body", 401),
+    ("post-base64", 401),
+    ("post-base64-single-value", 401),
+    ("post-multi-value", 401),
+    ("post-single-value", 401),
+    ("unknown-path", 404),
+    ("unknown-method", 405),
+    ("wrong-method", 405),
+];
+
+/// The store, reachable for other processes, and a key that opens everything.
+struct Backend {
+    url: String,
+    key: String,
+}
+
+impl Backend {
+    async fn start() -> Self {
+        let embedded = Embedded::memory().unwrap();
+        let store = embedded.store(kit::dynamo::DEFAULT_PREFIX);
+        store.create_tables(&[&access::TABLE, &batches::TABLE]).await.unwrap();
+        let new =
+            NewKey { tenant: "acme".into(), scopes: vec![access::ADMIN.into()], label: None, expires_in_seconds: None };
+        let (_, key) = KeyStore::new(store).create(new, jiff::Timestamp::now()).await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { embedded.serve(listener, std::future::pending()).await.unwrap() });
+        Self { url, key }
+    }
+
+    /// The process of `name`, which knows this store and nothing else in the world but `more`.
+    async fn function(&self, name: &str, more: &[(&str, &str)]) -> Function {
+        // Once for all tests of this file: a release build with link-time optimisation is minutes.
+        static BINARIES: OnceCell<std::collections::HashMap<String, std::path::PathBuf>> = OnceCell::const_new();
+        let binaries = BINARIES.get_or_try_init(|| bootstraps(&["shout", "batches"])).await.unwrap();
+        let mut environment = vec![("AWS_ENDPOINT_URL_DYNAMODB", self.url.as_str())];
+        environment.extend_from_slice(more);
+        Function::start(&binaries[name], &environment).await.unwrap()
+    }
+
+    /// `event` with the key in its headers, in the event's own mode.
+    fn authorized(&self, mut event: Value) -> Value {
+        let bearer = format!("Bearer {}", self.key);
+        if is_multi_value(&event) {
+            event["multiValueHeaders"]["authorization"] = json!([bearer]);
+        } else {
+            event["headers"]["authorization"] = json!(bearer);
+        }
+        event
+    }
+}
+
+fn event(name: &str) -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("events").join(name).with_extension("json");
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_str(&text).unwrap()
+}
+
+fn is_multi_value(event: &Value) -> bool {
+    event["multiValueHeaders"].is_object()
+}
+
+/// What the load balancer demands of an answer to `event`, and we of a problem. Returns the status.
+#[track_caller]
+fn assert_well_formed(event: &Value, answer: &Value) -> u16 {
+    let fields = answer.as_object().expect("an object");
+    let status = u16::try_from(answer["statusCode"].as_u64().expect("a status")).unwrap();
+    let reason = http::StatusCode::from_u16(status).unwrap().canonical_reason().unwrap();
+    assert_eq!(answer["statusDescription"], format!("{status} {reason}"), "{answer}");
+    assert!(answer["isBase64Encoded"].is_boolean(), "{answer}");
+    assert!(answer["body"].is_string(), "{answer}");
+    assert!(answer.to_string().len() <= kit::lambda::MAX_ANSWER);
+    let (mode, other) =
+        if is_multi_value(event) { ("multiValueHeaders", "headers") } else { ("headers", "multiValueHeaders") };
+    assert!(!fields.contains_key(other), "an answer in the wrong mode is a 502: {answer}");
+    let headers = fields[mode].as_object().expect("headers");
+    let is_value = |value: &Value| match value {
+        Value::String(_) => !is_multi_value(event),
+        Value::Array(values) => is_multi_value(event) && values.iter().all(Value::is_string),
+        _ => false,
+    };
+    assert!(headers.values().all(is_value), "{answer}");
+    if status >= 400 {
+        let kind = headers["content-type"].to_string();
+        assert!(kind.contains("application/problem+json"), "{answer}");
+        let problem: Value = serde_json::from_str(answer["body"].as_str().unwrap()).unwrap();
+        assert_eq!(problem["status"], status, "{answer}");
+        assert!(problem["instance"].is_string() && problem["title"].is_string(), "{answer}");
+    }
+    status
+}
+
+/// Every event, and one of a megabyte, through one process.
+async fn survives_every_event(function: &Function, path: &str) {
+    let files = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("events")).unwrap();
+    assert_eq!(files.count(), EVENTS.len(), "an event without an expectation");
+    let pid = function.pid();
+    let for_function = |name: &str| -> Value {
+        serde_json::from_str(&event(name).to_string().replace("/api/v1/shout", path)).unwrap()
+    };
+    let mut large = for_function("post-multi-value");
+    large["body"] = json!(format!(r#"{{"data":"{}"}}"#, "a".repeat(1_000_000)));
+    let mut cases: Vec<_> = EVENTS.iter().map(|(name, status)| (*name, for_function(name), *status)).collect();
+    cases.push(("a body of 1 MB", large, 401));
+
+    for (name, event, expected) in cases {
+        let outcome = function.invoke(&event, TIME).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let Outcome::Response(answer) = outcome else {
+            panic!("{name}: the client sees a 502: {outcome:?}");
+        };
+        assert_eq!(assert_well_formed(&event, &answer), expected, "{name}: {answer}");
+    }
+    assert!(function.is_alive());
+    assert_eq!(function.pid(), pid);
+    assert!(!function.log().contains("panic"), "{}", function.log());
+}
+
+#[tokio::test]
+async fn shout_answers_every_event_and_lives_on() {
+    let backend = Backend::start().await;
+    survives_every_event(&backend.function("shout", &[]).await, "/api/v1/shout").await;
+}
+
+#[tokio::test]
+async fn batches_answers_every_event_and_lives_on() {
+    let backend = Backend::start().await;
+    survives_every_event(&backend.function("batches", &[]).await, "/api/v1/batches").await;
+}
+
+#[tokio::test]
+async fn shout_shouts_in_every_mode() {
+    let backend = Backend::start().await;
+    let upstream = shoutcloud::start(shoutcloud::Config::default()).await.unwrap();
+    let function = backend.function("shout", &[("MUSTER_SHOUTCLOUD_URL", upstream.url())]).await;
+    for name in ["post-multi-value", "post-single-value", "post-base64", "post-base64-single-value"] {
+        let event = backend.authorized(event(name));
+        let answer = function.invoke(&event, TIME).await.unwrap().response();
+        assert_eq!(assert_well_formed(&event, &answer), 200, "{name}: {answer} {}", function.log());
+        let body: Value = serde_json::from_str(answer["body"].as_str().unwrap()).unwrap();
+        assert_eq!(body, json!({ "data": "OLLEH" }), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn batches_lists_over_the_store() {
+    let backend = Backend::start().await;
+    let function = backend.function("batches", &[]).await;
+    let mut event = backend.authorized(event("get-multi-value"));
+    event["path"] = json!("/api/v1/batches");
+    let answer = function.invoke(&event, TIME).await.unwrap().response();
+    assert_eq!(assert_well_formed(&event, &answer), 200, "{answer} {}", function.log());
+    let body: Value = serde_json::from_str(answer["body"].as_str().unwrap()).unwrap();
+    assert_eq!(body["items"], json!([]));
+}
+
+#[tokio::test]
+async fn an_upstream_that_hangs_is_answered_before_lambda_gives_up() {
+    let backend = Backend::start().await;
+    let config = shoutcloud::Config { hang_rate: 1.0, ..shoutcloud::Config::default() };
+    let upstream = shoutcloud::start(config).await.unwrap();
+    let function = backend.function("shout", &[("MUSTER_SHOUTCLOUD_URL", upstream.url())]).await;
+    let event = backend.authorized(event("post-multi-value"));
+    let time = Duration::from_secs(2);
+    let started = std::time::Instant::now();
+    let answer = function.invoke(&event, time).await.unwrap().response();
+    assert!(started.elapsed() < time, "Lambda would have killed it");
+    assert_eq!(assert_well_formed(&event, &answer), 503, "{answer}");
+    // The environment is as good as new.
+    let health = serde_json::from_str(&event.to_string().replace("/api/v1/shout", "/healthz").replace("POST", "GET"));
+    let health: Value = health.unwrap();
+    let answer = function.invoke(&health, TIME).await.unwrap().response();
+    assert_eq!(assert_well_formed(&health, &answer), 200, "{answer}");
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_is_a_503() {
+    let backend = Backend::start().await;
+    // Nobody listens on a port that was free a moment ago.
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let function = backend.function("shout", &[("AWS_ENDPOINT_URL_DYNAMODB", &format!("http://{free}"))]).await;
+    let event = backend.authorized(event("post-multi-value"));
+    let answer = function.invoke(&event, TIME).await.unwrap().response();
+    assert_eq!(assert_well_formed(&event, &answer), 503, "{answer}");
+}
