@@ -1,1 +1,90 @@
-//! x
+//! The `muster` command: client, server and demonstration of all capabilities.
+//!
+//! In reading order:
+//! - [`cli`]: what can be typed; [`settings`]: flag, then environment, then `muster.toml`;
+//! - [`exit`]: how a command ends, and what it says when it fails;
+//! - [`client`]: the one client of the HTTP API, over a socket or straight into routers of this
+//!   process; [`backend`]: those routers and what is behind them; [`connect`]: which of
+//!   the two a command talks to;
+//! - [`batch`], [`shout`], [`keys`]: the commands; [`progress`] waits for a batch and shows it,
+//!   [`output`] prints tables, JSON and CSV, [`signals`] is what Ctrl-C does;
+//! - [`serve`]: everything in one process; [`demo`]: the same with simulators, told step by step;
+//! - [`docs`]: shell completions, man pages, the OpenAPI document, the routing table.
+//!
+//! **Invariant:** a command knows capabilities by their HTTP API alone, so that it does the same
+//! with a server, with none, and on AWS. Only [`backend`] knows what answers behind it.
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::Parser as _;
+
+pub mod backend;
+pub mod batch;
+pub mod cli;
+pub mod client;
+pub mod connect;
+pub mod demo;
+pub mod docs;
+pub mod exit;
+pub mod keys;
+pub mod output;
+pub mod progress;
+pub mod serve;
+pub mod settings;
+pub mod shout;
+pub mod signals;
+
+use cli::{Cli, Command};
+use exit::{Exit, Failure};
+use output::Output;
+use settings::Settings;
+
+/// Runs the command that `args` say (the program's name first) and answers its exit code.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version go to standard output and are no failure. A closed pipe is nobody's.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Fine.into() };
+        }
+    };
+    let output = Output::new(cli.global.output, cli.global.color);
+    match dispatch(&cli, &output) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            output.failure(&failure);
+            failure.exit.into()
+        }
+    }
+}
+
+fn dispatch(cli: &Cli, output: &Output) -> Result<Exit, Failure> {
+    match &cli.command {
+        // Nothing but text: no settings, no runtime.
+        Command::Completions { shell } => return docs::completions(*shell, output),
+        Command::Man { dir } => return docs::man(dir.as_deref(), output),
+        Command::Openapi => return docs::openapi(output),
+        _ => {}
+    }
+    let settings = Settings::load(&cli.global, &cli.command)?;
+    kit::telemetry::init_for_people(cli.log_level());
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(format!("cannot start: {error}")))?;
+    let result = runtime.block_on(async {
+        match &cli.command {
+            Command::Batch(command) => batch::run(command, &settings, output).await,
+            Command::Shout { text } => shout::run(text, &settings, output).await,
+            Command::Keys(command) => keys::run(command, &settings, output).await,
+            Command::Serve(options) => serve::run(options, &settings, output).await,
+            Command::Demo(options) => demo::run(options, output).await,
+            Command::Routes => docs::routes(output).await,
+            Command::Completions { .. } | Command::Man { .. } | Command::Openapi => Ok(Exit::Fine),
+        }
+    });
+    // A read from standard input that never comes must not keep the process.
+    runtime.shutdown_background();
+    result
+}

@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(24))]
+        #![proptest_config(ProptestConfig::with_cases(6))]
         #[test]
         fn every_round_has_each_short_code_once(seed: u128, prefix in "[0-9A-F]{0,11}", round in 0_u64..4) {
             let prefix: Prefix = prefix.parse().unwrap();
@@ -134,6 +134,9 @@ mod tests {
     fn the_candidates_of_a_seed_stay_the_same_for_ever() {
         let candidates = Candidates::new(0x0123_4567_89AB_CDEF_0123_4567_89AB_CDEF, &"70B3D5".parse().unwrap());
         let some: Vec<_> = [0, 1, 2, CODES, 5 * CODES + 1].map(|index| candidates.deveui(index).to_string()).to_vec();
-        insta::assert_compact_json_snapshot!(some);
+        assert_eq!(
+            some,
+            ["70B3D5F11E9BBF88", "70B3D50D5948E543", "70B3D5D9D964B09E", "70B3D50930EBBF88", "70B3D5ABFDB8E543"]
+        );
     }
 }

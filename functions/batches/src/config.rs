@@ -27,18 +27,32 @@ pub enum ConfigError {
 
 /// The provider that the environment names, if it names one.
 pub fn provider() -> Result<Option<Provider>, ConfigError> {
-    let Some(url) = env::var(URL).ok().filter(|url| !url.is_empty()) else { return Ok(None) };
-    let timeout = seconds(TIMEOUT, Duration::from_secs(10))?;
+    provider_from(variable)
+}
+
+/// The provider that the settings of this module name, each looked up by its name.
+pub fn provider_from(setting: impl Fn(&str) -> Option<String>) -> Result<Option<Provider>, ConfigError> {
+    let Some(url) = setting(URL).filter(|url| !url.is_empty()) else { return Ok(None) };
+    let timeout = seconds(TIMEOUT, setting(TIMEOUT), Duration::from_secs(10))?;
     Ok(Some(Provider::new(Upstream::new(URL, &url)?, timeout)))
 }
 
 /// After how long a batch that is not complete fails.
 pub fn max_age() -> Result<Duration, ConfigError> {
-    seconds(MAX_AGE, Duration::from_secs(86_400))
+    max_age_from(variable)
 }
 
-fn seconds(variable: &'static str, default: Duration) -> Result<Duration, ConfigError> {
-    let Ok(text) = env::var(variable) else { return Ok(default) };
+/// The same, with the setting looked up by its name.
+pub fn max_age_from(setting: impl Fn(&str) -> Option<String>) -> Result<Duration, ConfigError> {
+    seconds(MAX_AGE, setting(MAX_AGE), Duration::from_secs(86_400))
+}
+
+fn variable(name: &str) -> Option<String> {
+    env::var(name).ok()
+}
+
+fn seconds(variable: &'static str, text: Option<String>, default: Duration) -> Result<Duration, ConfigError> {
+    let Some(text) = text else { return Ok(default) };
     let seconds: Option<f64> = text.trim().parse().ok().filter(|seconds| (0.05..=31_536_000.0).contains(seconds));
     seconds.map(Duration::from_secs_f64).ok_or(ConfigError::Seconds(variable, text))
 }

@@ -74,9 +74,9 @@ impl Prefix {
 
     /// The prefix as the top bits of a DevEUI.
     pub(crate) fn top(&self) -> u64 {
-        // An empty prefix has no digits to parse; 11 of them fit 44 bits.
+        // An empty prefix has no digits to parse, and nothing to shift; 11 of them fit 44 bits.
         let digits = u64::from_str_radix(&self.0, 16).unwrap_or(0);
-        digits << (CODE_BITS + self.free_bits())
+        digits.checked_shl(CODE_BITS + self.free_bits()).unwrap_or(0)
     }
 
     /// The characters, upper case.

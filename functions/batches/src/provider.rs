@@ -14,6 +14,9 @@ use crate::{deveui::DevEui, run::Outcome};
 
 const PATH: &str = "/sensor-onboarding-sample";
 
+/// How long the place of a request that broke is kept, for the provider to see that we hung up.
+const LINGER: Duration = Duration::from_millis(20);
+
 /// The provider behind one base URL.
 #[derive(Debug, Clone)]
 pub struct Provider {
@@ -64,11 +67,26 @@ impl Provider {
         self.upstream.base().to_owned()
     }
 
-    /// Asks once for `deveui`.
+    /// How long a request may occupy one of the provider's places, the time included for which a
+    /// provider that did not answer is believed to be still at it.
+    pub fn occupies(&self) -> Duration {
+        self.timeout * 3 / 2
+    }
+
+    /// Asks once for `deveui`. Ends when the provider's place is free again, as far as can be known
+    /// here: a request given up may well be worked on for a while.
     pub async fn register(&self, deveui: DevEui) -> Reply {
+        let sent_at = tokio::time::Instant::now();
         match self.upstream.post_json(PATH, &Body { deveui }, self.timeout).await {
             Ok(answer) => read(&answer),
-            Err(error) => failed(&error),
+            Err(error) => {
+                if error.maybe_processed() {
+                    let timed_out = sent_at.elapsed() >= self.timeout;
+                    let free_at = if timed_out { sent_at + self.occupies() } else { tokio::time::Instant::now() + LINGER };
+                    tokio::time::sleep_until(free_at).await;
+                }
+                failed(&error)
+            }
         }
     }
 }

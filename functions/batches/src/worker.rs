@@ -36,7 +36,7 @@ const MOST_JOBS_PER_TENANT: usize = 8;
 /// All the times of a worker. The defaults follow from the provider's timeout.
 #[derive(Debug, Clone)]
 pub struct Timing {
-    /// How long a lease lasts; the request timeout and some slack.
+    /// How long a lease lasts: as long as a request may occupy the provider, and some slack.
     pub lease: Duration,
     /// The slack within `lease`: it is renewed a third into it, and nothing is sent in its last
     /// quarter, whatever two machines' clocks think of each other.
@@ -56,11 +56,11 @@ pub struct Timing {
 }
 
 impl Timing {
-    /// The times that go with requests given up after `timeout`.
-    pub fn new(timeout: Duration) -> Self {
-        let slack = (timeout * 3 / 5).max(Duration::from_millis(1200));
+    /// The times that go with `provider`'s timeout.
+    pub fn new(provider: &Provider) -> Self {
+        let slack = (provider.timeout() / 2).max(Duration::from_millis(1200));
         Self {
-            lease: timeout + slack,
+            lease: provider.occupies() + slack,
             slack,
             retry_base: Duration::from_millis(200),
             retry_most: Duration::from_secs(30),
@@ -299,7 +299,7 @@ impl<'a> Shift<'a> {
 
     /// Whether a request that leaves now is over before anybody else may send.
     fn may_send(&self, now: Instant) -> bool {
-        let needed = self.worker.provider.timeout() + self.worker.timing.slack / 4;
+        let needed = self.worker.provider.occupies() + self.worker.timing.slack / 4;
         let (until, until_wall) = self.lease_until;
         !self.lost && now + needed < until && self.worker.clock.now() + signed(needed) < until_wall
     }
@@ -396,7 +396,7 @@ impl<'a> Shift<'a> {
     /// Whether the shift is over.
     fn ended(&self, now: Instant) -> Option<Ended> {
         if let Some(since) = self.stopping_since {
-            let late = now >= since + self.worker.provider.timeout() + self.worker.timing.stop_grace;
+            let late = now >= since + self.worker.provider.occupies() + self.worker.timing.stop_grace;
             let busy = |job: &Job| {
                 job.finishing
                     || job.reporting

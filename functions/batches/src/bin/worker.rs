@@ -19,7 +19,7 @@ async fn main() -> Result<(), lambda::Error> {
         let store = Store::from_env().await;
         store.warm(&batches::TABLE).await;
         let provider = config::provider()?.ok_or("set MUSTER_LORAWAN_URL")?;
-        let timing = Timing::new(provider.timeout());
+        let timing = Timing::new(&provider);
         let worker = Worker::new(BatchStore::new(store), provider, Clock::system(), timing, Arc::default());
         Ok(async move |invocation: lambda::Invocation| {
             let stop = CancellationToken::new();
