@@ -1,12 +1,12 @@
-//! Strict JSON in: the body is read once, unknown fields are refused by name, and what is wrong is
-//! said with a JSON pointer.
+//! Strict input: a JSON body is read once, unknown fields are refused by name, and what is wrong is
+//! said with a JSON pointer; the same for the parameters of the query and of the path.
 //!
 //! A body that is no JSON is a 400; one that is JSON with a wrong value in it is a 422; another
 //! content type is a 415; one past the limit is a 413.
 
-use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use http::{StatusCode, header, request::Parts};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::problem::Problem;
 
@@ -54,8 +54,13 @@ fn is_json(content_type: &str) -> bool {
     essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
 
-/// Reads `body` as strict JSON.
+/// Reads `body`, which must be a JSON object, strictly.
 pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    // serde would take an array for a struct, its fields by their order.
+    if !body.trim_ascii_start().starts_with(b"{") {
+        serde_json::from_slice::<IgnoredAny>(body).map_err(|error| not_json(&error))?;
+        return Err(Problem::invalid("See `errors` for what to change.").error("", "the body must be a JSON object"));
+    }
     let mut reader = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let pointer = pointer(error.path());
@@ -108,12 +113,29 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
         Query::<T>::try_from_uri(&parts.uri).map(|Query(value)| Self(value)).map_err(|rejection| {
             let words = rejection.body_text();
             let words = words.strip_prefix("Failed to deserialize query string: ").unwrap_or(&words);
-            // axum's words start with the parameter's name where it knows it: `limit: invalid digit…`.
-            let name = words.split_once(": ").map_or("", |(name, _)| name);
+            // axum's words start with the parameter's name, `limit: invalid digit…`, or quote it:
+            // "duplicate field `limit`".
+            let name = words.split_once(": ").map(|(name, _)| name).or_else(|| words.split('`').nth(1)).unwrap_or("");
             Problem::new(StatusCode::BAD_REQUEST, "bad-parameter", "A query parameter is not allowed")
                 .detail(words.to_owned())
                 .error(format!("?{name}"), words.to_owned())
         })
+    }
+}
+
+/// Path parameters of type `T`.
+#[derive(Debug, Clone, Copy)]
+pub struct PathParams<T>(pub T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for PathParams<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        // Ours are texts, which only bytes that are no UTF-8 can fail to be.
+        Path::<T>::from_request_parts(parts, state)
+            .await
+            .map(|Path(value)| Self(value))
+            .map_err(|_| Problem::bad_request("The path is not UTF-8 once its percent signs are decoded."))
     }
 }
 
@@ -166,8 +188,15 @@ mod tests {
     }
 
     #[test]
+    fn json_that_is_no_object_is_a_422() {
+        for body in ["[]", " [3]", "3", "null", "\"text\""] {
+            assert_eq!(error(body).status, 422, "{body}");
+        }
+    }
+
+    #[test]
     fn what_is_no_json_is_a_400() {
-        for body in ["{", "nope", "{} {}", "\u{0}", "<html>"] {
+        for body in ["{", "nope", "{} {}", "\u{0}", "<html>", "[1", "[] []"] {
             assert_eq!(error(body).status, 400, "{body:.20}");
         }
     }

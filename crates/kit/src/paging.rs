@@ -53,13 +53,15 @@ impl Binding {
         BASE64_URL_SAFE_NO_PAD.encode([&self.0[..], sort_key.as_bytes()].concat())
     }
 
-    /// The sort key in a cursor that was made for the same binding.
-    pub fn open(&self, cursor: &str) -> Result<String, Problem> {
+    /// The sort key in a cursor that was made for the same binding, if it `is_sort_key` of the list:
+    /// whoever reads this can make a cursor, and the store refuses keys outside of what it queries.
+    pub fn open(&self, cursor: &str, is_sort_key: impl Fn(&str) -> bool) -> Result<String, Problem> {
         BASE64_URL_SAFE_NO_PAD
             .decode(cursor)
             .ok()
             .and_then(|bytes| bytes.strip_prefix(&self.0[..]).map(<[u8]>::to_vec))
             .and_then(|sort_key| String::from_utf8(sort_key).ok())
+            .filter(|sort_key| is_sort_key(sort_key))
             .ok_or_else(|| {
                 let words = "the cursor does not belong to this list; start again without it";
                 Problem::new(StatusCode::BAD_REQUEST, "bad-cursor", "The cursor is not valid here")
@@ -103,12 +105,14 @@ mod tests {
     fn a_cursor_works_only_for_the_tenant_and_the_query_it_was_made_for() {
         let mine = Binding::new("a", &["batches", "Processing"]);
         let cursor = mine.cursor("BATCH#1");
-        assert_eq!(mine.open(&cursor).unwrap(), "BATCH#1");
+        let any = |_: &str| true;
+        assert_eq!(mine.open(&cursor, any).unwrap(), "BATCH#1");
+        assert_eq!(mine.open(&cursor, |key| key.starts_with("KEY#")).unwrap_err().status, 400);
         for other in [Binding::new("b", &["batches", "Processing"]), Binding::new("a", &["batches", "Completed"])] {
-            assert_eq!(other.open(&cursor).unwrap_err().status, 400);
+            assert_eq!(other.open(&cursor, any).unwrap_err().status, 400);
         }
         for broken in ["", "x", "%%%", "AAAA", &format!("{cursor}=")] {
-            assert_eq!(mine.open(broken).unwrap_err().status, 400, "{broken}");
+            assert_eq!(mine.open(broken, any).unwrap_err().status, 400, "{broken}");
         }
     }
 

@@ -16,6 +16,9 @@ use crate::{dynamo::StoreError, request};
 /// The prefix of every problem's `type`; what follows is the stable slug that programs match on.
 pub const TYPE_PREFIX: &str = "urn:muster:problem:";
 
+/// Longest text in a problem, in characters: what a client sent may be repeated, but not at length.
+const LONGEST: usize = 500;
+
 /// An error answer, `application/problem+json` (RFC 9457).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
@@ -67,14 +70,14 @@ impl Problem {
     /// What happened here and what to do.
     #[must_use]
     pub fn detail(mut self, detail: impl Into<String>) -> Self {
-        self.detail = Some(detail.into());
+        self.detail = Some(shortened(detail.into()));
         self
     }
 
     /// Adds one thing that is wrong at `pointer`.
     #[must_use]
     pub fn error(mut self, pointer: impl Into<String>, detail: impl Into<String>) -> Self {
-        self.errors.push(FieldError { pointer: pointer.into(), detail: detail.into() });
+        self.errors.push(FieldError { pointer: shortened(pointer.into()), detail: shortened(detail.into()) });
         self
     }
 
@@ -135,6 +138,14 @@ impl Problem {
             .detail(format!("Set {variable} to the base URL of the upstream and start again."))
             .retry_after(60)
     }
+}
+
+fn shortened(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(LONGEST) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
 }
 
 impl From<StoreError> for Problem {

@@ -38,16 +38,19 @@ async fn refuses() -> Problem {
     Problem::invalid("See `errors`.").error("/a", "no a").retry_after(7)
 }
 
+fn of_size(bytes: u64) -> String {
+    "x".repeat(usize::try_from(bytes).unwrap())
+}
+
 fn routes() -> Routes {
-    let answer_of = |size: u64| async move || vec![b'x'; usize::try_from(size).unwrap()];
     Routes::new()
         .public(Method::GET, "/fine", WHY, async || "fine")
         .public(Method::POST, "/fine", WHY, async |body: String| body.len().to_string())
         .public(Method::GET, "/panics", WHY, panics)
         .public(Method::GET, "/late", WHY, async || Late)
         .public(Method::GET, "/refuses", WHY, refuses)
-        .public(Method::GET, "/largest", WHY, move || async move { (answer_of(ANSWER_LIMIT).await)().await })
-        .public(Method::GET, "/larger", WHY, move || async move { (answer_of(ANSWER_LIMIT + 1).await)().await })
+        .public(Method::GET, "/largest", WHY, async || of_size(ANSWER_LIMIT))
+        .public(Method::GET, "/larger", WHY, async || of_size(ANSWER_LIMIT + 1))
 }
 
 fn router() -> Router {
@@ -185,9 +188,8 @@ async fn every_answer_has_a_request_id_and_the_callers_own_is_kept_where_it_is_s
 #[tokio::test]
 async fn a_body_may_have_a_mebibyte_and_no_more() {
     let router = router();
-    let post = async |size: usize| {
-        send(&router, Request::post("/fine").body(Body::from("x".repeat(size))).unwrap()).await
-    };
+    let post =
+        async |size: usize| send(&router, Request::post("/fine").body(Body::from("x".repeat(size))).unwrap()).await;
     let largest = post(1 << 20).await;
     assert_eq!((largest.status.as_u16(), largest.body.as_slice()), (200, b"1048576".as_slice()));
     assert_eq!(post((1 << 20) + 1).await.status, StatusCode::PAYLOAD_TOO_LARGE);

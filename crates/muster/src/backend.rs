@@ -104,7 +104,11 @@ impl Backend {
 
     /// The routes of each capability by name, as `settings` configure them. `provider` is the one
     /// that new batches are registered with.
-    pub fn routes(&self, settings: &Settings, provider: Option<&Provider>) -> Result<Vec<(&'static str, Routes)>, Failure> {
+    pub fn routes(
+        &self,
+        settings: &Settings,
+        provider: Option<&Provider>,
+    ) -> Result<Vec<(&'static str, Routes)>, Failure> {
         let batches = Batches {
             store: BatchStore::new(self.store.clone()),
             provider: provider.map(Provider::name),
@@ -173,13 +177,13 @@ impl Backend {
 
     /// A worker for one provider.
     pub fn worker(&self, provider: Provider) -> Worker {
-        let timing = Timing::new(provider.timeout());
+        let timing = Timing::new(&provider);
         let store = BatchStore::new(self.store.clone());
         Worker::new(store, provider, Clock::system(), timing, Arc::clone(&self.wake))
     }
 
     /// Works for one provider until `stop`, and tells when it has to wait for another worker.
-    pub fn start_worker(&self, provider: Provider, stop: CancellationToken) -> Working {
+    pub fn start_worker(&self, provider: Provider, stop: &CancellationToken) -> Working {
         let worker = self.worker(provider);
         let wake = Arc::clone(&self.wake);
         let (tell, held_until) = watch::channel(None);
@@ -257,8 +261,10 @@ pub fn configured_provider(settings: &Settings, url: Option<&str>) -> Result<Opt
         _ => settings.get(name),
     };
     provider_from(setting).map_err(|error| match error {
-        batches::config::ConfigError::Url(error) => Failure::usage(format!("{} {}", settings.origin(batches::config::URL), error.problem))
-            .hint("write the provider's base URL, such as https://provider.example/api"),
+        batches::config::ConfigError::Url(error) => {
+            Failure::usage(format!("{} {}", settings.origin(batches::config::URL), error.problem))
+                .hint("write the provider's base URL, such as https://provider.example/api")
+        }
         error @ batches::config::ConfigError::Seconds(..) => Failure::usage(error.to_string()),
     })
 }
@@ -270,7 +276,9 @@ fn configured_shout(settings: &Settings) -> Result<Shout, Failure> {
     let fallback = match settings.get(FALLBACK).as_deref() {
         None | Some("on") => true,
         Some("off") => false,
-        Some(other) => return Err(Failure::usage(format!("{} is {other:?}; it must be on or off", settings.origin(FALLBACK)))),
+        Some(other) => {
+            return Err(Failure::usage(format!("{} is {other:?}; it must be on or off", settings.origin(FALLBACK))));
+        }
     };
     Ok(Shout::new(upstream.as_ref(), fallback))
 }

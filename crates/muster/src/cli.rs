@@ -1,6 +1,6 @@
 //! What can be typed. Values are checked here, before anything is opened, sent or written.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
 use batches::{
     batch::{MAX_SIZE, OnUncertain, Status},
@@ -41,23 +41,26 @@ impl Cli {
     }
 }
 
+/// Above the flags that every command has.
+const GLOBAL: &str = "Global options";
+
 /// What every command understands.
 #[derive(Debug, Args)]
 pub struct Global {
     /// Base URL of the server to talk to; its key comes from MUSTER_KEY [also: MUSTER_SERVER]
-    #[arg(long, global = true, value_name = "URL", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "URL", value_parser = NonEmptyStringValueParser::new())]
     pub server: Option<String>,
     /// Folder for everything local [also: MUSTER_STATE; default: muster in the XDG state folder]
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "DIR")]
     pub state: Option<PathBuf>,
     /// How results are written to standard output
-    #[arg(short, long, global = true, value_enum, default_value_t)]
+    #[arg(short, long, global = true, help_heading = GLOBAL, value_enum, default_value_t)]
     pub output: Format,
     /// Colours; `auto` means on a terminal, unless NO_COLOR is set
-    #[arg(long, global = true, value_enum, default_value_t)]
+    #[arg(long, global = true, help_heading = GLOBAL, value_enum, default_value_t)]
     pub color: Color,
     /// Log what is done to standard error; twice for more
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    #[arg(short, long, global = true, help_heading = GLOBAL, action = ArgAction::Count)]
     pub verbose: u8,
 }
 
@@ -150,9 +153,12 @@ Without a server the work is done in this process, against --provider or MUSTER_
         /// The batch's id
         #[arg(value_parser = parse_id)]
         id: Uuid,
-        /// Wait until it is finished
+        /// Wait until it is finished; without a server, that is the default
         #[arg(long)]
         wait: bool,
+        /// Only look
+        #[arg(long, conflicts_with = "wait")]
+        no_wait: bool,
         /// Also if it was deleted, for 30 days
         #[arg(long)]
         deleted: bool,
@@ -302,6 +308,13 @@ pub struct Demo {
     pub latency: Duration,
 }
 
+/// Whether results are wanted as JSON by a command line that could not be understood.
+pub fn wants_json(args: &[OsString]) -> bool {
+    let is_pair = |pair: &[OsString]| (pair[0] == "-o" || pair[0] == "--output") && pair[1] == "json";
+    let is_one = |arg: &OsString| ["-ojson", "-o=json", "--output=json"].iter().any(|it| arg == it);
+    args.windows(2).any(is_pair) || args.iter().any(is_one)
+}
+
 fn parse_size(text: &str) -> Result<u64, String> {
     let size = text.parse().ok().filter(|size| (1..=MAX_SIZE).contains(size));
     size.ok_or_else(|| format!("a batch has 1 to {MAX_SIZE} DevEUIs; write a whole number such as 100"))
@@ -388,6 +401,14 @@ mod tests {
         assert!(refused(&format!("muster batch create --key {}", "k".repeat(300))).contains("1 to 255"));
         assert!(refused("muster serve --listen 8080").contains("127.0.0.1:8080"));
         assert!(refused("muster keys create --tenant t --scope admin --expires soon").contains("30d"));
+    }
+
+    #[test]
+    fn json_is_seen_on_a_line_that_is_wrong_otherwise() {
+        let args = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
+        assert!(wants_json(&args("muster -o json batch shw")));
+        assert!(wants_json(&args("muster batch shw --output=json")));
+        assert!(!wants_json(&args("muster batch create --label json")));
     }
 
     #[test]

@@ -13,11 +13,15 @@ use serde::{Serialize, de::DeserializeOwned};
 use tower::ServiceExt as _;
 use url::{Host, Url};
 
-use crate::exit::{Exit, Failure};
+use crate::{
+    exit::{Exit, Failure},
+    output::patiently,
+};
 
 /// Largest answer that is read: several times what a server of ours sends.
 const MOST: usize = 8 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Past the longest wait that a server grants.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -59,7 +63,8 @@ impl Answer {
 /// The base URL of a server, as `name` says it, checked.
 pub fn parse_server(name: &str, text: &str) -> Result<Url, Failure> {
     let wrong = |what: &str| {
-        Err(Failure::usage(format!("{name} {what}")).hint("write the server's base URL, such as https://muster.example"))
+        Err(Failure::usage(format!("{name} {what}"))
+            .hint("write the server's base URL, such as https://muster.example"))
     };
     let Ok(url) = Url::parse(text.trim()) else { return wrong("is not a URL that starts with http:// or https://") };
     if !matches!(url.scheme(), "http" | "https") {
@@ -91,6 +96,8 @@ impl Client {
             .user_agent(concat!("muster/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(TIMEOUT)
+            // Shorter than a server keeps a connection that lies idle.
+            .pool_idle_timeout(IDLE_TIMEOUT)
             // A key must not follow a redirect to somebody else.
             .redirect(reqwest::redirect::Policy::none());
         if is_loopback(base) {
@@ -129,14 +136,21 @@ impl Client {
     }
 
     /// POSTs `body` to `path`.
-    pub async fn post(&self, path: &str, body: &impl Serialize, idempotency_key: Option<&str>) -> Result<Answer, Failure> {
+    pub async fn post(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        idempotency_key: Option<&str>,
+    ) -> Result<Answer, Failure> {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(key) = idempotency_key {
-            let value = HeaderValue::try_from(key).map_err(|_| Failure::usage("--key has characters that cannot be sent"))?;
+            let value =
+                HeaderValue::try_from(key).map_err(|_| Failure::usage("--key has characters that cannot be sent"))?;
             headers.insert(HeaderName::from_static("idempotency-key"), value);
         }
-        let body = serde_json::to_vec(body).map_err(|error| Failure::new(format!("cannot write the request: {error}")))?;
+        let body =
+            serde_json::to_vec(body).map_err(|error| Failure::new(format!("cannot write the request: {error}")))?;
         self.send(Method::POST, path, headers, body.into()).await
     }
 
@@ -148,7 +162,13 @@ impl Client {
     async fn send(&self, method: Method, path: &str, mut headers: HeaderMap, body: Bytes) -> Result<Answer, Failure> {
         headers.extend(self.authorization.clone().map(|value| (header::AUTHORIZATION, value)));
         let (status, headers, body) = match &self.transport {
-            Transport::Http { base, client } => over_http(client, base, method, path, headers, body).await?,
+            // Who asked to be answered late knows what is going on.
+            Transport::Http { base, client } if headers.contains_key("prefer") => {
+                over_http(client, base, method, path, headers, body).await?
+            }
+            Transport::Http { base, client } => {
+                patiently(&format!("Asking {base}"), over_http(client, base, method, path, headers, body)).await?
+            }
             Transport::InProcess(router) => in_process(router.clone(), method, path, headers, body).await?,
         };
         if status.is_success() {
@@ -167,8 +187,11 @@ impl fmt::Debug for Client {
 
 fn authorization(key: Option<&str>) -> Result<Option<HeaderValue>, Failure> {
     let Some(key) = key else { return Ok(None) };
-    let mut value = HeaderValue::try_from(format!("Bearer {key}"))
-        .map_err(|_| Failure::usage("the key has characters that no key has").exit(Exit::NoAccess).hint("set MUSTER_KEY to a key from `muster keys create`"))?;
+    let mut value = HeaderValue::try_from(format!("Bearer {key}")).map_err(|_| {
+        Failure::usage("the key has characters that no key has")
+            .exit(Exit::NoAccess)
+            .hint("set MUSTER_KEY to a key from `muster keys create`")
+    })?;
     value.set_sensitive(true);
     Ok(Some(value))
 }
@@ -189,10 +212,14 @@ async fn over_http(
         while let Some(deeper) = cause.source() {
             cause = deeper;
         }
-        let what = if error.is_timeout() { "did not answer in time".to_owned() } else { format!("cannot be reached: {cause}") };
-        Failure::new(format!("{base} {what}"))
-            .exit(Exit::Away)
-            .hint("is it running, and is --server or MUSTER_SERVER right? Without either, muster works in its own process")
+        let what = if error.is_timeout() {
+            "did not answer in time".to_owned()
+        } else {
+            format!("cannot be reached: {cause}")
+        };
+        Failure::new(format!("{base} {what}")).exit(Exit::Away).hint(
+            "is it running, and is --server or MUSTER_SERVER right? Without either, muster works in its own process",
+        )
     };
     let request = client.request(method, format!("{base}{path}")).headers(headers).body(body);
     let mut response = request.send().await.map_err(|error| away(&error))?;
@@ -207,7 +234,13 @@ async fn over_http(
     Ok((status, headers, read.into()))
 }
 
-async fn in_process(router: Router, method: Method, path: &str, headers: HeaderMap, body: Bytes) -> Result<Parts, Failure> {
+async fn in_process(
+    router: Router,
+    method: Method,
+    path: &str,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Parts, Failure> {
     let mut request = http::Request::new(Body::from(body));
     *request.method_mut() = method;
     *request.uri_mut() = path.parse().map_err(|_| Failure::usage(format!("{path} is no path")))?;
@@ -217,7 +250,10 @@ async fn in_process(router: Router, method: Method, path: &str, headers: HeaderM
         Err(never) => match never {},
     };
     let (parts, body) = response.into_parts();
-    let body = Limited::new(body, MOST).collect().await.map_err(|error| Failure::new(format!("cannot read the answer: {error}")))?;
+    let body = Limited::new(body, MOST)
+        .collect()
+        .await
+        .map_err(|error| Failure::new(format!("cannot read the answer: {error}")))?;
     Ok((parts.status, parts.headers, body.to_bytes()))
 }
 
@@ -241,7 +277,9 @@ mod tests {
 
     #[test]
     fn what_is_no_base_url_is_refused_by_its_setting() {
-        for bad in ["muster.example", "ftp://muster.example", "https://u:p@muster.example", "http://x/?a", "", "http://"] {
+        for bad in
+            ["muster.example", "ftp://muster.example", "https://u:p@muster.example", "http://x/?a", "", "http://"]
+        {
             let failure = parse_server("--server", bad).unwrap_err();
             assert_eq!(failure.exit, Exit::Usage, "{bad}");
             assert!(failure.message.starts_with("--server "), "{bad}");
@@ -274,9 +312,12 @@ mod tests {
 
     #[tokio::test]
     async fn the_key_goes_along_and_no_debug_output_shows_it() {
-        let router = Router::new().route("/", axum::routing::get(async |headers: HeaderMap| {
-            serde_json::to_string(headers[header::AUTHORIZATION].to_str().unwrap()).unwrap()
-        }));
+        let router = Router::new().route(
+            "/",
+            axum::routing::get(async |headers: HeaderMap| {
+                serde_json::to_string(headers[header::AUTHORIZATION].to_str().unwrap()).unwrap()
+            }),
+        );
         let client = Client::in_process(router, Some("mk_1_secret")).unwrap();
         assert_eq!(client.get::<String>("/").await.unwrap(), "Bearer mk_1_secret");
         assert!(!format!("{client:?}").contains("secret"));

@@ -40,28 +40,47 @@ pub async fn connect(settings: &Settings, output: &Output) -> Result<Target, Fai
         return Ok(Target::Server(client));
     }
     if settings.store()? == StoreKind::Dynamodb {
-        return Err(Failure::usage(format!("{} is dynamodb, which only `serve` and `keys` work on by themselves", settings.origin(STORE)))
-            .hint("give the server's URL with --server or MUSTER_SERVER"));
+        return Err(Failure::usage(format!(
+            "{} is dynamodb, which only `serve` and `keys` work on by themselves",
+            settings.origin(STORE)
+        ))
+        .hint("give the server's URL with --server or MUSTER_SERVER"));
     }
     let dir = settings.state_dir()?;
+    match take(&dir, output).await? {
+        Taken::Folder(engine) => Ok(Target::Embedded(Backend::embedded(engine, &dir).await?)),
+        Taken::Server(client) => Ok(Target::Server(client)),
+    }
+}
+
+/// A state folder, or whoever has it.
+#[derive(Debug)]
+pub enum Taken {
+    /// It is this process's now.
+    Folder(Embedded),
+    /// A running server has it.
+    Server(Client),
+}
+
+/// Takes a state folder, after waiting a while for another command that works on it.
+pub async fn take(dir: &Path, output: &Output) -> Result<Taken, Failure> {
     let began = Instant::now();
     let mut told = false;
     loop {
-        match Embedded::open(&dir) {
-            Ok(engine) => return Ok(Target::Embedded(Backend::embedded(engine, &dir).await?)),
-            Err(error @ OpenError::Locked { .. }) => {
-                if let Some(client) = running_server(&dir).await? {
-                    return Ok(Target::Server(client));
-                }
-                if began.elapsed() > PATIENCE {
-                    return Err(error.into());
-                }
-                if !told && began.elapsed() > SILENCE {
-                    output.note(&format!("{error}; waiting for it to end"));
-                    told = true;
-                }
-            }
+        let locked = match Embedded::open(dir) {
+            Ok(engine) => return Ok(Taken::Folder(engine)),
+            Err(error @ OpenError::Locked { .. }) => error,
             Err(error) => return Err(error.into()),
+        };
+        if let Some(client) = running_server(dir).await? {
+            return Ok(Taken::Server(client));
+        }
+        if began.elapsed() > PATIENCE {
+            return Err(locked.into());
+        }
+        if !told && began.elapsed() > SILENCE {
+            output.note(&format!("{locked}; waiting for it to end"));
+            told = true;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -87,7 +106,9 @@ fn configured_server(settings: &Settings) -> Result<Option<Client>, Failure> {
     let url = parse_server(&settings.origin(SERVER), &text)?;
     let key = match settings.get(KEY) {
         Some(key) => Some(key.trim().to_owned()),
-        None if is_loopback(&url) => settings.state_dir().ok().map(|dir| read_line(&dir.join("key"))).transpose()?.flatten(),
+        None if is_loopback(&url) => {
+            settings.state_dir().ok().map(|dir| read_line(&dir.join("key"))).transpose()?.flatten()
+        }
         None => None,
     };
     let Some(key) = key else {

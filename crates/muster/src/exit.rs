@@ -124,7 +124,9 @@ impl From<OpenError> for Failure {
                 "wait for it to end, stop it, or use another folder with --state DIR; \
                  many commands at a time work through one `muster serve`",
             ),
-            OpenError::Io { .. } => failure.hint("choose a folder that you may write to with --state DIR or MUSTER_STATE"),
+            OpenError::Io { .. } => {
+                failure.hint("choose a folder that you may write to with --state DIR or MUSTER_STATE")
+            }
             OpenError::Database { .. } => {
                 failure.hint("it may be of a newer version of muster, or damaged; --state DIR uses another folder")
             }
@@ -137,7 +139,9 @@ impl From<StoreError> for Failure {
         let away = error.retryable();
         let failure = Self::new(format!("the store: {error}"));
         if away {
-            return failure.exit(Exit::Away).hint("check AWS_REGION, credentials and AWS_ENDPOINT_URL_DYNAMODB, then try again");
+            return failure
+                .exit(Exit::Away)
+                .hint("check AWS_REGION, credentials and AWS_ENDPOINT_URL_DYNAMODB, then try again");
         }
         failure.hint("check that the tables are there, and MUSTER_TABLE_PREFIX")
     }
@@ -149,9 +153,9 @@ impl From<KeyError> for Failure {
             KeyError::Invalid { pointer, detail } => {
                 Self::usage(format!("--{}: {detail}", pointer.trim_start_matches('/').trim_end_matches("_in_seconds")))
             }
-            KeyError::Unknown(id) => Self::new(format!("there is no key {id}"))
-                .exit(Exit::NotFound)
-                .hint("`muster keys list` shows them"),
+            KeyError::Unknown(id) => {
+                Self::new(format!("there is no key {id}")).exit(Exit::NotFound).hint("`muster keys list` shows them")
+            }
             KeyError::Store(error) => error.into(),
         }
     }
@@ -161,7 +165,11 @@ impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
         let is_url = matches!(error, ConfigError::Url(_));
         let failure = Self::usage(error.to_string());
-        if is_url { failure.hint("give the provider's base URL, such as --provider https://provider.example/api") } else { failure }
+        if is_url {
+            failure.hint("give the provider's base URL, such as --provider https://provider.example/api")
+        } else {
+            failure
+        }
     }
 }
 

@@ -8,7 +8,7 @@
 //!   the two a command talks to;
 //! - [`batch`], [`shout`], [`keys`]: the commands; [`progress`] waits for a batch and shows it,
 //!   [`output`] prints tables, JSON and CSV, [`signals`] is what Ctrl-C does;
-//! - [`serve`]: everything in one process; [`demo`]: the same with simulators, told step by step;
+//! - [`serve`]: everything in one process, behind [`listen`]; [`demo`]: the same with simulators, told step by step;
 //! - [`docs`]: shell completions, man pages, the OpenAPI document, the routing table.
 //!
 //! **Invariant:** a command knows capabilities by their HTTP API alone, so that it does the same
@@ -27,6 +27,7 @@ pub mod demo;
 pub mod docs;
 pub mod exit;
 pub mod keys;
+pub mod listen;
 pub mod output;
 pub mod progress;
 pub mod serve;
@@ -41,13 +42,10 @@ use settings::Settings;
 
 /// Runs the command that `args` say (the program's name first) and answers its exit code.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(args) {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help and version go to standard output and are no failure. A closed pipe is nobody's.
-            let _ = error.print();
-            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Fine.into() };
-        }
+        Err(error) => return refuse(&error, &args).into(),
     };
     let output = Output::new(cli.global.output, cli.global.color);
     match dispatch(&cli, &output) {
@@ -59,6 +57,19 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// Says why a command line was not understood; help and version are asked for, and no failure.
+fn refuse(error: &clap::Error, args: &[OsString]) -> Exit {
+    if error.use_stderr() && cli::wants_json(args) {
+        let text = error.to_string();
+        Output::new(cli::Format::Json, cli::Color::Never)
+            .failure(&Failure::usage(text.trim_start_matches("error: ").trim_end()));
+        return Exit::Usage;
+    }
+    // A closed pipe is nobody's failure.
+    let _ = error.print();
+    if error.use_stderr() { Exit::Usage } else { Exit::Fine }
+}
+
 fn dispatch(cli: &Cli, output: &Output) -> Result<Exit, Failure> {
     match &cli.command {
         // Nothing but text: no settings, no runtime.
@@ -68,7 +79,8 @@ fn dispatch(cli: &Cli, output: &Output) -> Result<Exit, Failure> {
         _ => {}
     }
     let settings = Settings::load(&cli.global, &cli.command)?;
-    kit::telemetry::init_for_people(cli.log_level());
+    let level = settings.get(settings::LOG).filter(|_| cli.global.verbose == 0);
+    kit::telemetry::init_for_people(level.as_deref().unwrap_or(cli.log_level()));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -7,11 +7,13 @@ use std::{
     collections::HashSet,
     fmt::Write as _,
     io::{self, BufWriter, IsTerminal as _, Write},
+    time::Duration,
 };
 
 use anstream::{AutoStream, ColorChoice};
 use batches::http::{BatchSummary, BatchView};
 use comfy_table::{Attribute, Cell, Table, presets};
+use indicatif::ProgressBar;
 use kit::problem::Problem;
 use owo_colors::OwoColorize as _;
 use serde::Serialize;
@@ -21,8 +23,11 @@ use crate::{
     exit::Failure,
 };
 
+/// After how long without a sign people wonder.
+const WONDER: Duration = Duration::from_millis(80);
+
 /// Where and how results and messages are written.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Output {
     /// How results are written.
     pub format: Format,
@@ -69,19 +74,23 @@ impl Output {
         text.push_str(&failure.message);
         if let Some(words) = &failure.hint {
             // Writing to a string cannot fail.
-            let _ = if self.colored_messages { write!(text, "\n {} {words}", hint.cyan()) } else { write!(text, "\n {hint} {words}") };
+            let _ = if self.colored_messages {
+                write!(text, "\n {} {words}", hint.cyan())
+            } else {
+                write!(text, "\n {hint} {words}")
+            };
         }
         self.note(&text);
     }
 
     /// Writes lines of data.
     pub fn lines<T: AsRef<str>>(&self, lines: impl IntoIterator<Item = T>) -> Result<(), Failure> {
-        self.write(|out| lines.into_iter().try_for_each(|line| writeln!(out, "{}", line.as_ref())))
+        write(|out| lines.into_iter().try_for_each(|line| writeln!(out, "{}", line.as_ref())))
     }
 
     /// Writes `value` as JSON, for people and programs alike.
     pub fn json(&self, value: &impl Serialize) -> Result<(), Failure> {
-        self.write(|out| {
+        write(|out| {
             serde_json::to_writer_pretty(&mut *out, value).map_err(io::Error::from)?;
             writeln!(out)
         })
@@ -89,7 +98,7 @@ impl Output {
 
     /// Writes rows below a header, as a table or as CSV.
     pub fn rows(&self, header: &[&str], rows: &[Vec<String>]) -> Result<(), Failure> {
-        self.write(|out| match self.format {
+        write(|out| match self.format {
             Format::Csv => {
                 let header: Vec<String> = header.iter().map(|name| name.to_lowercase().replace(' ', "_")).collect();
                 std::iter::once(&header).chain(rows).try_for_each(|row| writeln!(out, "{}", csv_line(row)))
@@ -102,15 +111,30 @@ impl Output {
     pub fn deveuis(&self, batch: &BatchView) -> Result<(), Failure> {
         match self.format {
             Format::Json => self.json(batch),
-            format => self.write(|out| write_deveuis(out, format, batch, self.colored)),
+            format => write(|out| write_deveuis(out, format, batch, self.colored)),
         }
     }
+}
 
-    fn write(&self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Failure> {
-        let mut out = BufWriter::new(io::stdout().lock());
-        write(&mut out)?;
-        Ok(out.flush()?)
+/// Writes to standard output through a buffer.
+fn write(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Failure> {
+    let mut out = BufWriter::new(io::stdout().lock());
+    write(&mut out)?;
+    Ok(out.flush()?)
+}
+
+/// Runs `work`; where that takes long enough to wonder, and on a terminal, says what is going on.
+pub async fn patiently<T>(what: &str, work: impl Future<Output = T>) -> T {
+    tokio::pin!(work);
+    if let Ok(done) = tokio::time::timeout(WONDER, &mut work).await {
+        return done;
     }
+    // Draws to standard error, and nothing where that is no terminal.
+    let spinner = ProgressBar::new_spinner().with_message(what.to_owned());
+    spinner.enable_steady_tick(WONDER);
+    let done = work.await;
+    spinner.finish_and_clear();
+    done
 }
 
 fn failure_json(failure: &Failure) -> String {
@@ -135,7 +159,11 @@ fn failure_json(failure: &Failure) -> String {
 fn table(header: &[&str], rows: &[Vec<String>], colored: bool) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    if colored { table.enforce_styling() } else { table.force_no_tty() };
+    if colored {
+        table.enforce_styling()
+    } else {
+        table.force_no_tty()
+    };
     table.set_header(header.iter().map(|name| Cell::new(name).add_attribute(Attribute::Bold)));
     table.add_rows(rows.iter().map(|row| row.iter().map(|text| printable(text)).collect::<Vec<_>>()));
     for column in table.column_iter_mut() {
@@ -152,7 +180,11 @@ fn printable(text: &str) -> String {
 
 fn csv_line(fields: &[String]) -> String {
     let quote = |field: &String| {
-        if field.contains([',', '"', '\n', '\r']) { format!("\"{}\"", field.replace('"', "\"\"")) } else { field.clone() }
+        if field.contains([',', '"', '\n', '\r']) {
+            format!("\"{}\"", field.replace('"', "\"\""))
+        } else {
+            field.clone()
+        }
     };
     fields.iter().map(quote).collect::<Vec<_>>().join(",")
 }
@@ -166,7 +198,11 @@ fn write_deveuis(out: &mut dyn Write, format: Format, batch: &BatchView, colored
         Format::Plain => " ",
         Format::Table | Format::Json => {
             let header = "Short Code  DevEUI";
-            if colored { writeln!(out, "{}", header.bold())? } else { writeln!(out, "{header}")? }
+            if colored {
+                writeln!(out, "{}", header.bold())?;
+            } else {
+                writeln!(out, "{header}")?;
+            }
             "       "
         }
     };
@@ -189,7 +225,10 @@ fn write_recovered(out: &mut dyn Write, batch: &BatchView, deveuis: &[String]) -
     }
     let counted: HashSet<_> = deveuis.iter().collect();
     let (ours, beside): (Vec<_>, Vec<_>) = recovered.iter().partition(|deveui| counted.contains(deveui));
-    let doubt = batch.summary.uncertain_probability.map_or(String::new(), |it| format!("; each is a stranger's with a probability of {it:.4}"));
+    let doubt = batch
+        .summary
+        .uncertain_probability
+        .map_or(String::new(), |it| format!("; each is a stranger's with a probability of {it:.4}"));
     let mut list = |deveuis: &[&String], what: &str| {
         if deveuis.is_empty() {
             return Ok(());
@@ -295,7 +334,11 @@ mod tests {
     fn a_list_is_aligned_and_holds_no_escapes_of_strangers() {
         let evil = BatchSummary { label: Some("\u{1b}[31mred".to_owned()), ..batch().summary };
         let rows = [batch_row(&batch().summary), batch_row(&evil)];
-        insta::assert_snapshot!(table(&BATCH_HEADER, &rows, false), @"");
+        insta::assert_snapshot!(table(&BATCH_HEADER, &rows, false), @r"
+        ID                                    Status     Registered  Size  Conflicts  Created               Label
+        0198c6d2-6f7e-7a7e-8000-000000000000  Completed  2           2     1          2026-01-02T03:04:05Z  line 3, left
+        0198c6d2-6f7e-7a7e-8000-000000000000  Completed  2           2     1          2026-01-02T03:04:05Z  �[31mred
+        ");
         assert!(table(&BATCH_HEADER, &rows, true).contains("\u{1b}[1m"));
     }
 
@@ -307,9 +350,24 @@ mod tests {
     #[test]
     fn a_failure_is_json_for_programs_with_the_servers_problem_in_it() {
         let failure = Failure::from(Problem::not_found("There is no such batch."));
-        insta::assert_snapshot!(failure_json(&failure), @"");
+        insta::assert_snapshot!(failure_json(&failure), @r#"
+        {
+          "type": "urn:muster:problem:not-found",
+          "title": "Not found",
+          "status": 404,
+          "detail": "There is no such batch.",
+          "error": "There is no such batch.",
+          "exit_code": 3
+        }
+        "#);
         let failure = Failure::usage("no").hint("do");
         assert_eq!(failure.exit, Exit::Usage);
-        insta::assert_snapshot!(failure_json(&failure), @"");
+        insta::assert_snapshot!(failure_json(&failure), @r#"
+        {
+          "error": "no",
+          "hint": "do",
+          "exit_code": 2
+        }
+        "#);
     }
 }

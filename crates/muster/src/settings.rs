@@ -28,6 +28,8 @@ pub const STORE: &str = "MUSTER_STORE";
 pub const STATE: &str = "MUSTER_STATE";
 /// What stands before the name of every table.
 pub const TABLE_PREFIX: &str = "MUSTER_TABLE_PREFIX";
+/// What is logged, in the syntax of `tracing`: `info,batches=debug`.
+pub const LOG: &str = "MUSTER_LOG";
 
 /// Every setting there is, those of capabilities that are yet to come included.
 const NAMES: [&str; 17] = [
@@ -47,7 +49,7 @@ const NAMES: [&str; 17] = [
     "MUSTER_PACKET_PROJECT",
     "MUSTER_PACKET_TOKEN",
     "MUSTER_PACKET_TOKEN_FILE",
-    "MUSTER_LOG",
+    LOG,
 ];
 
 type Values = BTreeMap<String, String>;
@@ -65,8 +67,10 @@ pub struct Settings {
 /// A setting that was given as a flag.
 #[derive(Debug, Clone)]
 struct Flag {
+    /// The setting.
     name: &'static str,
-    flag: &'static str,
+    /// How it is typed.
+    typed: &'static str,
     value: String,
 }
 
@@ -86,7 +90,7 @@ impl Settings {
 
     /// Settings that are given in the program, as for the demonstration.
     pub fn of(values: &[(&'static str, &str)]) -> Self {
-        let flag = |&(name, value): &(&'static str, &str)| Flag { name, flag: name, value: value.to_owned() };
+        let flag = |&(name, value): &(&'static str, &str)| Flag { name, typed: name, value: value.to_owned() };
         Self { flags: values.iter().map(flag).collect(), ..Self::default() }
     }
 
@@ -100,7 +104,7 @@ impl Settings {
     /// What the user has to change to change a setting: a flag, a variable or a line of the file.
     pub fn origin(&self, name: &str) -> String {
         if let Some(flag) = self.flag(name) {
-            return flag.flag.to_owned();
+            return flag.typed.to_owned();
         }
         if self.environment.get(name).is_none_or(String::is_empty) && self.file.contains_key(name) {
             return format!("{} in {}", file_key(name), self.path.display());
@@ -121,7 +125,10 @@ impl Settings {
         let xdg = choose_base_strategy().ok();
         let state = xdg.as_ref().and_then(etcetera::BaseStrategy::state_dir);
         let folder = state.or_else(|| xdg.map(|xdg| xdg.data_dir())).map(|folder| folder.join("muster"));
-        folder.ok_or_else(|| Failure::usage("there is no home folder to keep anything in").hint("give a folder with --state DIR or MUSTER_STATE"))
+        folder.ok_or_else(|| {
+            Failure::usage("there is no home folder to keep anything in")
+                .hint("give a folder with --state DIR or MUSTER_STATE")
+        })
     }
 
     /// Where everything is kept.
@@ -138,7 +145,7 @@ impl Settings {
 
 fn flags(global: &Global, command: &Command) -> Vec<Flag> {
     let mut flags = Vec::new();
-    let mut add = |name, flag, value: Option<String>| flags.extend(value.map(|value| Flag { name, flag, value }));
+    let mut add = |name, typed, value: Option<String>| flags.extend(value.map(|value| Flag { name, typed, value }));
     add(SERVER, "--server", global.server.clone());
     add(STATE, "--state", global.state.as_ref().map(|dir| dir.to_string_lossy().into_owned()));
     match command {
@@ -163,7 +170,9 @@ fn read_file(text: &str, path: &Path) -> Result<Values, Failure> {
     for (key, value) in table {
         let Some(name) = NAMES.iter().find(|name| file_key(name) == key) else {
             let known = NAMES.map(file_key).join(", ");
-            return Err(Failure::usage(format!("{}: {key:?} is no setting", path.display())).hint(format!("there are {known}")));
+            return Err(
+                Failure::usage(format!("{}: {key:?} is no setting", path.display())).hint(format!("there are {known}"))
+            );
         };
         let value = match value {
             toml::Value::String(text) => text,
@@ -195,7 +204,7 @@ mod tests {
         settings.environment = values(&[(SERVER, "http://environment")]);
         assert_eq!(settings.get(SERVER).unwrap(), "http://environment");
         assert_eq!(settings.origin(SERVER), SERVER);
-        settings.flags = vec![Flag { name: SERVER, flag: "--server", value: "http://flag".to_owned() }];
+        settings.flags = vec![Flag { name: SERVER, typed: "--server", value: "http://flag".to_owned() }];
         assert_eq!(settings.get(SERVER).unwrap(), "http://flag");
         assert_eq!(settings.origin(SERVER), "--server");
     }

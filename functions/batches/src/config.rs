@@ -43,8 +43,8 @@ pub fn max_age() -> Result<Duration, ConfigError> {
 }
 
 /// The same, with the setting looked up by its name.
-pub fn max_age_from(setting: impl Fn(&str) -> Option<String>) -> Result<Duration, ConfigError> {
-    seconds(MAX_AGE, setting(MAX_AGE), Duration::from_secs(86_400))
+pub fn max_age_from(setting: impl FnOnce(&str) -> Option<String>) -> Result<Duration, ConfigError> {
+    seconds(MAX_AGE, setting(MAX_AGE), Duration::from_hours(24))
 }
 
 fn variable(name: &str) -> Option<String> {

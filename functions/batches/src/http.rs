@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    extract::{Path, State},
+    extract::State,
     response::{IntoResponse, Response},
 };
 use http::{HeaderMap, Method, StatusCode, header};
@@ -14,7 +14,7 @@ use kit::{
     dynamo::StoreError,
     http::{Routes, Scope},
     idempotency::{IdempotencyKey, KeptAnswer, Once, still_running},
-    json::{Json, Params},
+    json::{Json, Params, PathParams},
     paging::{Binding, Page, limit},
     problem::Problem,
     wait::{PreferWait, until},
@@ -30,7 +30,7 @@ use crate::{
     deveui::{CODES, Prefix, ShortCode},
     ledger::{CHUNK, State as Candidate, Tally},
     run::StoredChunk,
-    store::{BatchStore, TABLE},
+    store::{BatchStore, TABLE, batch_sk, is_batch_sk},
 };
 
 const READ: Scope = Scope("batches:read");
@@ -358,15 +358,21 @@ async fn list(
     let status = params.status.map_or("", Status::as_str);
     let deleted = params.deleted.to_string();
     let binding = Binding::new(&caller.tenant, &["batches", status, &deleted]);
-    let mut after = params.cursor.map(|cursor| binding.open(&cursor)).transpose()?;
+    let mut after = params.cursor.map(|cursor| binding.open(&cursor, is_batch_sk)).transpose()?;
     let mut items: Vec<BatchSummary> = Vec::new();
     for _ in 0..FILTERED_PAGES {
-        let wanted = size - u32::try_from(items.len()).unwrap_or(size);
+        // One more than asked for tells whether there are more.
+        let wanted = size + 1 - u32::try_from(items.len()).unwrap_or(size);
         let (page, next) =
             batches.store.list(&caller.tenant, wanted, after.as_deref(), params.status, params.deleted).await?;
         items.extend(page.iter().map(|batch| summary(batch, batch.progress)));
         after = next;
-        if after.is_none() || items.len() >= size as usize {
+        if items.len() > size as usize {
+            items.truncate(size as usize);
+            after = items.last().map(|last| batch_sk(last.id));
+            break;
+        }
+        if after.is_none() {
             break;
         }
     }
@@ -403,7 +409,7 @@ struct ShowParams {
 async fn show(
     State(batches): State<Batches>,
     caller: Caller,
-    Path(id): Path<String>,
+    PathParams(id): PathParams<String>,
     Params(params): Params<ShowParams>,
     wait: PreferWait,
     headers: HeaderMap,
@@ -438,7 +444,11 @@ async fn show(
     ),
     security(("key" = ["batches:write"]))
 )]
-async fn delete(State(batches): State<Batches>, caller: Caller, Path(id): Path<String>) -> Result<Response, Problem> {
+async fn delete(
+    State(batches): State<Batches>,
+    caller: Caller,
+    PathParams(id): PathParams<String>,
+) -> Result<Response, Problem> {
     let id = parse_id(&id)?;
     let now = batches.clock.now();
     let mut batch = find_batch(&batches.store, &caller.tenant, id, true).await?;
@@ -469,7 +479,7 @@ async fn delete(State(batches): State<Batches>, caller: Caller, Path(id): Path<S
 async fn partition(
     State(batches): State<Batches>,
     caller: Caller,
-    Path((id, n)): Path<(String, String)>,
+    PathParams((id, n)): PathParams<(String, String)>,
     Params(params): Params<ShowParams>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -498,7 +508,7 @@ async fn partition(
 async fn find(
     State(batches): State<Batches>,
     caller: Caller,
-    Path((id, code)): Path<(String, String)>,
+    PathParams((id, code)): PathParams<(String, String)>,
 ) -> Result<Response, Problem> {
     let id = parse_id(&id)?;
     let code: ShortCode = code.parse().map_err(|_| BatchError::NotACode(code))?;

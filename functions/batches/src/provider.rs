@@ -82,7 +82,8 @@ impl Provider {
             Err(error) => {
                 if error.maybe_processed() {
                     let timed_out = sent_at.elapsed() >= self.timeout;
-                    let free_at = if timed_out { sent_at + self.occupies() } else { tokio::time::Instant::now() + LINGER };
+                    let free_at =
+                        if timed_out { sent_at + self.occupies() } else { tokio::time::Instant::now() + LINGER };
                     tokio::time::sleep_until(free_at).await;
                 }
                 failed(&error)

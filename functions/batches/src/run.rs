@@ -147,6 +147,8 @@ pub struct Run {
     write_after: Option<Instant>,
     step: usize,
     winding: Winding,
+    /// Asked to be cancelled, whatever else happens to it.
+    cancelled: bool,
 }
 
 impl Run {
@@ -175,6 +177,7 @@ impl Run {
             write_after: None,
             step: FIRST_STEP,
             winding: Winding::No,
+            cancelled: false,
         };
         let last = chunks.last().map(|stored| stored.chunk.number());
         for StoredChunk { chunk, version } in chunks {
@@ -286,7 +289,8 @@ impl Run {
 
     /// Nothing new is begun, since the batch was cancelled; what may be ours is still settled.
     pub fn cancel(&mut self, now: Instant) {
-        if matches!(self.winding, Winding::No | Winding::TimeUp) {
+        self.cancelled = true;
+        if self.winding == Winding::No {
             self.winding = Winding::Cancelling;
         }
         self.give_back(now);
@@ -472,6 +476,7 @@ impl Run {
         match self.winding {
             Winding::Cancelling => Verdict::Cancelled,
             _ if self.tally.registered >= self.size => Verdict::Complete,
+            Winding::TimeUp if self.cancelled => Verdict::Cancelled,
             Winding::TimeUp => Verdict::TimeUp,
             Winding::No if self.is_exhausted() => Verdict::Exhausted,
             Winding::No | Winding::Pausing => Verdict::GoOn,

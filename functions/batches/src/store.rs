@@ -151,8 +151,13 @@ fn tenant_pk(tenant: &str) -> String {
 }
 
 /// The sort key of a batch in its tenant's list: also what a cursor holds.
-fn batch_sk(id: Uuid) -> String {
+pub(crate) fn batch_sk(id: Uuid) -> String {
     format!("BATCH#{id}")
+}
+
+/// Whether the text is such a sort key.
+pub(crate) fn is_batch_sk(text: &str) -> bool {
+    text.strip_prefix("BATCH#").is_some_and(|id| id.parse().is_ok_and(|id: Uuid| text == batch_sk(id)))
 }
 
 fn key(pk: impl Into<String>, sk: impl Into<String>) -> HashMap<String, AttributeValue> {

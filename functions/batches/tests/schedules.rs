@@ -37,12 +37,13 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-const TIMEOUT: Duration = Duration::from_millis(80);
+/// Long enough that a busy machine is not taken for a slow provider.
+const TIMEOUT: Duration = Duration::from_millis(250);
 
 fn timing() -> Timing {
     Timing {
-        lease: Duration::from_millis(420),
-        slack: Duration::from_millis(300),
+        lease: Duration::from_millis(775),
+        slack: Duration::from_millis(400),
         retry_base: Duration::from_millis(2),
         retry_most: Duration::from_millis(30),
         refresh: Duration::from_millis(40),
@@ -53,6 +54,7 @@ fn timing() -> Timing {
 }
 
 /// What goes wrong in one schedule.
+#[derive(Debug)]
 struct Plan {
     provider: lorawan::Config,
     store: Faults,
@@ -87,7 +89,8 @@ impl Plan {
         };
         let store = Faults { seed, error_rate: rate(0.3, 0.1), lost_answer_rate: rate(0.3, 0.1), ..Faults::default() };
         // Sometimes slower than the worker has patience for.
-        let jitter = if rng.random_bool(0.1) { 110 } else { rng.random_range(0..8) };
+        let slow = rng.random_bool(0.1);
+        let jitter = if slow { 280 } else { rng.random_range(0..8) };
         let provider = lorawan::Config { jitter: Duration::from_millis(jitter), ..provider };
         let moments = |rng: &mut StdRng, share: f64| -> Vec<Duration> {
             let count = if rng.random_bool(share) { rng.random_range(1..=2) } else { 0 };
@@ -95,7 +98,8 @@ impl Plan {
         };
         let crashes = moments(rng, 0.3);
         let stops = moments(rng, 0.2);
-        let batches: Vec<_> = (0..rng.random_range(1..=3)).map(|n| batch(rng, n, url)).collect();
+        let batches: Vec<_> =
+            (0..rng.random_range(1..=3)).map(|n| batch(rng, n, url, if slow { 12 } else { 60 })).collect();
         let cancel = rng
             .random_bool(0.2)
             .then(|| (Duration::from_millis(rng.random_range(0..50)), rng.random_range(0..batches.len())));
@@ -114,14 +118,14 @@ impl Plan {
     }
 }
 
-fn batch(rng: &mut StdRng, n: u32, url: &str) -> Batch {
+fn batch(rng: &mut StdRng, n: u32, url: &str, most: u64) -> Batch {
     let prefixes = ["", "70B3D5", "ABCDEF0123", "ABCDEF01234"];
     let now = Timestamp::now();
     Batch {
         id: Uuid::now_v7(),
         tenant: format!("tenant-{}", n % 2),
         status: Status::Processing,
-        size: rng.random_range(1..=60),
+        size: rng.random_range(1..=most),
         prefix: prefixes[rng.random_range(0..prefixes.len())].parse().unwrap(),
         seed: rng.random(),
         on_uncertain: if rng.random_bool(0.3) { OnUncertain::Replace } else { OnUncertain::Keep },
@@ -241,8 +245,11 @@ async fn check(plan: &Plan, simulator: &lorawan::Simulator, store: &BatchStore, 
             if !registered.contains(&deveui.to_string()) {
                 assert!(recovered.contains(&deveui), "{deveui} is not registered and not listed as recovered");
                 let excused = plan.provider.conflict_rate > 0.0 && plan.may_lose_answers();
-                let unanswered = batch.status == Status::Failed && plan.may_lose_answers();
-                assert!(excused || unanswered, "{deveui} is not registered, and nothing excuses it");
+                let unanswered = batch.status != Status::Completed && plan.may_lose_answers();
+                assert!(
+                    excused || unanswered,
+                    "{deveui} is not registered, and nothing excuses it: {batch:?} {plan:?}"
+                );
             }
         }
     }
@@ -255,13 +262,14 @@ async fn check(plan: &Plan, simulator: &lorawan::Simulator, store: &BatchStore, 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_equation_holds_at_the_end_of_every_schedule() {
     if let Ok(seed) = std::env::var("MUSTER_SCHEDULE") {
+        kit::telemetry::init_for_people("info");
         return run(seed.parse().unwrap()).await;
     }
     let count: u64 = std::env::var("MUSTER_SCHEDULES").map_or(1000, |count| count.parse().unwrap());
     let first = 20_261_121_u64;
     let failed: Vec<u64> = stream::iter(first..first + count)
         .map(|seed| async move { tokio::spawn(run(seed)).await.err().map(|_| seed) })
-        .buffer_unordered(8)
+        .buffer_unordered(6)
         .filter_map(std::future::ready)
         .collect()
         .await;

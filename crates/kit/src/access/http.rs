@@ -3,17 +3,17 @@
 
 use axum::{
     Json as Answer,
-    extract::{Path, State},
+    extract::State,
     response::{IntoResponse, Response},
 };
 use http::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{ADMIN, Access, ApiKey, NewKey};
+use super::{ADMIN, Access, ApiKey, NewKey, keys::is_id};
 use crate::{
     http::{Routes, Scope},
-    json::{Json, Params},
+    json::{Json, Params, PathParams},
     paging::{Binding, Page, limit},
     problem::Problem,
 };
@@ -81,14 +81,19 @@ struct ListParams {
 async fn list(State(access): State<Access>, Params(params): Params<ListParams>) -> Result<Response, Problem> {
     let size = limit(params.limit)?;
     let binding = Binding::new("", &["keys"]);
-    let after = params.cursor.map(|cursor| binding.open(&cursor)).transpose()?;
-    let (keys, next) = access.keys().list(size, after.as_deref()).await?;
+    let after = params.cursor.map(|cursor| binding.open(&cursor, is_id)).transpose()?;
+    // One more than asked for tells whether there are more.
+    let (mut keys, mut next) = access.keys().list(size + 1, after.as_deref()).await?;
+    if keys.len() > size as usize {
+        keys.truncate(size as usize);
+        next = keys.last().map(|key| key.id.clone());
+    }
     let page =
         Page { items: keys.into_iter().map(KeyView::from).collect(), next_cursor: next.map(|id| binding.cursor(&id)) };
     Ok(page.answer(&format!("/api/v1/keys?limit={size}")))
 }
 
-async fn revoke(State(access): State<Access>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
+async fn revoke(State(access): State<Access>, PathParams(id): PathParams<String>) -> Result<StatusCode, Problem> {
     access.keys().revoke(&id, access.clock().now()).await?;
     access.forget(&id);
     Ok(StatusCode::NO_CONTENT)

@@ -211,6 +211,9 @@ impl KeyStore {
 
     /// Revokes a key; again is the same as once.
     pub async fn revoke(&self, id: &str, now: Timestamp) -> Result<(), KeyError> {
+        if !is_id(id) {
+            return Err(KeyError::Unknown(id.to_owned()));
+        }
         let ttl = (now + (24 * KEPT_DAYS).hours()).as_second();
         let result = self
             .store
@@ -242,8 +245,12 @@ impl KeyStore {
 /// The id and the secret of a token `mk_<id>_<secret>`.
 pub(super) fn split(token: &str) -> Option<(&str, &str)> {
     let (id, secret) = token.strip_prefix("mk_")?.split_once('_')?;
-    let sane = id.len() == 12 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) && (1..=128).contains(&secret.len());
-    sane.then_some((id, secret))
+    (is_id(id) && (1..=128).contains(&secret.len())).then_some((id, secret))
+}
+
+/// Whether the text can be a key's id.
+pub(super) fn is_id(text: &str) -> bool {
+    text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 fn check(new: &NewKey) -> Result<(), KeyError> {

@@ -35,7 +35,7 @@ use tower::ServiceExt;
 /// Where batches are.
 pub const BATCHES: &str = "/api/v1/batches";
 /// Longer than anything here takes, so that what is stuck is found.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A deployment of this capability.
 pub struct World {
@@ -85,7 +85,7 @@ impl World {
             refresh: Duration::from_millis(100),
             report: Duration::from_millis(20),
             store_retry: Duration::from_millis(20),
-            ..Timing::new(self.provider.timeout())
+            ..Timing::new(&self.provider)
         };
         self.work_with(timing);
     }
@@ -128,7 +128,8 @@ impl Client {
     pub async fn send(&self, request: Request<Body>) -> Reply {
         let what = format!("{} {}", request.method(), request.uri());
         let bodiless = request.method() == Method::HEAD;
-        let answer = tokio::time::timeout(PATIENCE, self.app.clone().oneshot(request)).await.expect("an answer in time");
+        let answer =
+            tokio::time::timeout(PATIENCE, self.app.clone().oneshot(request)).await.expect("an answer in time");
         let (parts, body) = answer.unwrap().into_parts();
         let body = to_bytes(body, usize::MAX).await.unwrap();
         let reply = Reply { what, status: parts.status, headers: parts.headers, body };

@@ -275,11 +275,9 @@ async fn the_old_spelling_works_for_the_collection_and_its_members() {
 
 #[tokio::test]
 async fn a_wait_ends_with_the_first_change() {
-    let world = World::with(
-        lorawan::Config { latency: Duration::from_millis(300), ..Default::default() },
-        Clock::system(),
-    )
-    .await;
+    let world =
+        World::with(lorawan::Config { latency: Duration::from_millis(300), ..Default::default() }, Clock::system())
+            .await;
     let client = world.client("acme").await;
     let path = format!("{BATCHES}/{}", client.create(10).await);
     let begun = std::time::Instant::now();

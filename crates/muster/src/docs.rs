@@ -1,0 +1,153 @@
+//! What the command knows about itself: completions, man pages, the OpenAPI document, the routes.
+
+use std::{fs, path::Path};
+
+use clap::CommandFactory as _;
+use clap_complete::Shell;
+use kit::http::RouteSpec;
+use serde::Serialize;
+use utoipa::openapi::{
+    Components, Contact, InfoBuilder, License, OpenApi, OpenApiBuilder, Paths,
+    security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+};
+
+use crate::{
+    backend::Backend,
+    cli::Cli,
+    exit::{Exit, Failure},
+    output::Output,
+    settings::Settings,
+};
+
+/// Prints the completions for `shell`.
+pub fn completions(shell: Shell, output: &Output) -> Result<Exit, Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "muster", &mut script);
+    print(&script, output)
+}
+
+/// Prints the man page, or writes one for each command into `dir`.
+pub fn man(dir: Option<&Path>, output: &Output) -> Result<Exit, Failure> {
+    let Some(dir) = dir else {
+        let mut page = Vec::new();
+        clap_mangen::Man::new(Cli::command()).render(&mut page)?;
+        return print(&page, output);
+    };
+    let written = fs::create_dir_all(dir).and_then(|()| clap_mangen::generate_to(Cli::command(), dir));
+    written.map_err(|error| Failure::new(format!("cannot write man pages into {}: {error}", dir.display())))?;
+    output.note(&format!("The man pages are in {}.", dir.display()));
+    Ok(Exit::Fine)
+}
+
+fn print(text: &[u8], output: &Output) -> Result<Exit, Failure> {
+    output.lines([String::from_utf8_lossy(text).trim_end()])?;
+    Ok(Exit::Fine)
+}
+
+/// Prints the OpenAPI document of all capabilities.
+pub fn openapi(output: &Output) -> Result<Exit, Failure> {
+    output.json(&document())?;
+    Ok(Exit::Fine)
+}
+
+/// The OpenAPI document of all capabilities, generated from their handlers.
+pub fn document() -> OpenApi {
+    let info = InfoBuilder::new()
+        .title("muster")
+        .version(env!("CARGO_PKG_VERSION"))
+        .description(Some(
+            "An operations backend for a fleet. Errors are problem+json (RFC 9457); lists are paged with `limit` and `cursor`; \
+             the tenant follows from the key.",
+        ))
+        .license(Some(License::new("Apache-2.0")))
+        .contact(None::<Contact>)
+        .build();
+    let mut components = Components::new();
+    let bearer = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .bearer_format("mk_<id>_<secret>")
+        .description(Some("A key from `muster keys create`. What a route needs is listed with it as a scope."))
+        .build();
+    components.add_security_scheme("key", SecurityScheme::Http(bearer));
+    let mut document = OpenApiBuilder::new().info(info).paths(Paths::new()).components(Some(components)).build();
+    document.merge(<batches::http::Docs as utoipa::OpenApi>::openapi());
+    document.merge(<shout::http::Docs as utoipa::OpenApi>::openapi());
+    document
+}
+
+/// The routes of one capability.
+#[derive(Debug, Serialize)]
+struct Declared {
+    name: &'static str,
+    routes: Vec<RouteSpec>,
+}
+
+/// Prints the declared routes of every capability.
+pub async fn routes(output: &Output) -> Result<Exit, Failure> {
+    output.json(&serde_json::json!({ "functions": declared().await? }))?;
+    Ok(Exit::Fine)
+}
+
+async fn declared() -> Result<Vec<Declared>, Failure> {
+    // Any store will do: the routes are the same on every one.
+    let routes = Backend::memory().await?.routes(&Settings::of(&[]), None)?;
+    Ok(routes.into_iter().map(|(name, routes)| Declared { name, routes: routes.specs().to_vec() }).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    fn spec(route: &Value) -> String {
+        format!("{} {} {}", route["method"], route["path"], route["scope"])
+    }
+
+    #[tokio::test]
+    async fn the_routing_table_of_the_stack_says_what_the_routers_declare() {
+        let table: Value = serde_json::from_str(include_str!("../../../infra/functions.json")).unwrap();
+        let functions =
+            table["functions"].as_array().unwrap().iter().flat_map(|function| function["routes"].as_array().unwrap());
+        let in_table: BTreeSet<_> = functions.chain(table["serve_only"].as_array().unwrap()).map(spec).collect();
+        let declared = serde_json::to_value(declared().await.unwrap()).unwrap();
+        let in_routers: BTreeSet<_> = declared
+            .as_array()
+            .unwrap()
+            .iter()
+            .flat_map(|capability| capability["routes"].as_array().unwrap())
+            .map(spec)
+            .collect();
+        assert_eq!(in_table, in_routers);
+    }
+
+    #[tokio::test]
+    async fn every_route_but_the_administrators_is_documented() {
+        let document = serde_json::to_value(document()).unwrap();
+        assert_eq!(document["openapi"], "3.1.0");
+        for capability in declared().await.unwrap() {
+            // Keys are managed by `muster keys`; `/batch` is another spelling of `/batches`.
+            for route in capability.routes.iter().filter(|route| {
+                !matches!(capability.name, "keys" | "openapi")
+                    && !route.path.starts_with("/api/v1/batch/")
+                    && route.path != "/api/v1/batch"
+            }) {
+                let operation = &document["paths"][route.path][route.method.to_lowercase()];
+                assert!(operation.is_object(), "{} {}", route.method, route.path);
+                assert_eq!(operation["security"][0]["key"][0], route.scope.unwrap().0, "{}", route.path);
+            }
+        }
+        assert_eq!(document["components"]["securitySchemes"]["key"]["scheme"], "bearer");
+    }
+
+    #[test]
+    fn man_pages_are_written_for_every_command() {
+        let dir = tempfile::tempdir().unwrap();
+        let output = Output::new(crate::cli::Format::Plain, crate::cli::Color::Never);
+        man(Some(&dir.path().join("man1")), &output).unwrap();
+        assert!(dir.path().join("man1/muster-batch-create.1").exists());
+    }
+}
