@@ -72,6 +72,7 @@ pub fn document() -> OpenApi {
     let mut document = OpenApiBuilder::new().info(info).paths(Paths::new()).components(Some(components)).build();
     document.merge(<batches::http::Docs as utoipa::OpenApi>::openapi());
     document.merge(<shout::http::Docs as utoipa::OpenApi>::openapi());
+    document.merge(<kit::access::Docs as utoipa::OpenApi>::openapi());
     document
 }
 
@@ -125,13 +126,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_route_but_the_administrators_is_documented() {
+    async fn every_route_is_documented_with_its_scope() {
         let document = serde_json::to_value(document()).unwrap();
         assert_eq!(document["openapi"], "3.1.0");
         for capability in declared().await.unwrap() {
-            // Keys are managed by `muster keys`; `/batch` is another spelling of `/batches`.
+            // The document does not describe itself; `/batch` is another spelling of `/batches`.
             for route in capability.routes.iter().filter(|route| {
-                !matches!(capability.name, "keys" | "openapi")
+                capability.name != "openapi"
                     && !route.path.starts_with("/api/v1/batch/")
                     && route.path != "/api/v1/batch"
             }) {
@@ -141,6 +142,13 @@ mod tests {
             }
         }
         assert_eq!(document["components"]["securitySchemes"]["key"]["scheme"], "bearer");
+    }
+
+    /// After a wanted change: `muster openapi > crates/kit/openapi.json`.
+    #[test]
+    fn the_document_in_the_repository_is_the_one_that_the_handlers_generate() {
+        let kept: Value = serde_json::from_str(kit::http::OPENAPI).unwrap();
+        assert_eq!(kept, serde_json::to_value(document()).unwrap());
     }
 
     #[test]

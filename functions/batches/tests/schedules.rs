@@ -244,8 +244,9 @@ async fn check(plan: &Plan, simulator: &lorawan::Simulator, store: &BatchStore, 
             assert!(answered.insert(deveui.to_string()), "{deveui} is in one answer only");
             if !registered.contains(&deveui.to_string()) {
                 assert!(recovered.contains(&deveui), "{deveui} is not registered and not listed as recovered");
-                let excused = plan.provider.conflict_rate > 0.0 && plan.may_lose_answers();
-                let unanswered = batch.status != Status::Completed && plan.may_lose_answers();
+                // On a machine that is busy enough any request may be given up.
+                let lost = plan.may_lose_answers() || simulator.stats().traffic.abandoned > 0;
+                let excused = lost && (plan.provider.conflict_rate > 0.0 || batch.status != Status::Completed);
                 assert!(
                     excused || unanswered,
                     "{deveui} is not registered, and nothing excuses it: {batch:?} {plan:?}"

@@ -8,7 +8,7 @@ use axum::{
 };
 use http::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{OpenApi, ToSchema};
 
 use super::{ADMIN, Access, ApiKey, NewKey, keys::is_id};
 use crate::{
@@ -65,6 +65,21 @@ pub fn routes(access: Access) -> Routes {
         .with_state(access)
 }
 
+/// The OpenAPI description of these routes.
+#[derive(OpenApi)]
+#[openapi(
+    paths(create, list, revoke),
+    components(schemas(NewKey, KeyView, Problem)),
+    tags((name = "keys", description = "API keys; served by `muster serve`. On AWS `muster keys` works on the table itself"))
+)]
+pub struct Docs;
+
+/// Makes a key; the only answer that has its token.
+#[utoipa::path(
+    post, path = "/api/v1/keys", tag = "keys", request_body = NewKey,
+    responses((status = 201, body = KeyView), (status = 422, body = Problem)),
+    security(("key" = ["admin"]))
+)]
 async fn create(State(access): State<Access>, Json(new): Json<NewKey>) -> Result<Response, Problem> {
     let (key, token) = access.keys().create(new, access.clock().now()).await?;
     let view = KeyView { token: Some(token), ..key.into() };
@@ -78,6 +93,16 @@ struct ListParams {
     cursor: Option<String>,
 }
 
+/// Lists keys, revoked ones for 30 days.
+#[utoipa::path(
+    get, path = "/api/v1/keys", tag = "keys",
+    params(
+        ("limit" = Option<u32>, Query, description = "1 to 500, default 50"),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
+    ),
+    responses((status = 200, body = Page<KeyView>), (status = 400, body = Problem)),
+    security(("key" = ["admin"]))
+)]
 async fn list(State(access): State<Access>, Params(params): Params<ListParams>) -> Result<Response, Problem> {
     let size = limit(params.limit)?;
     let binding = Binding::new("", &["keys"]);
@@ -93,6 +118,12 @@ async fn list(State(access): State<Access>, Params(params): Params<ListParams>) 
     Ok(page.answer(&format!("/api/v1/keys?limit={size}")))
 }
 
+/// Revokes a key; again is the same as once. Elsewhere it may be accepted for another minute.
+#[utoipa::path(
+    delete, path = "/api/v1/keys/{id}", tag = "keys", params(("id" = String, Path)),
+    responses((status = 204), (status = 404, body = Problem)),
+    security(("key" = ["admin"]))
+)]
 async fn revoke(State(access): State<Access>, PathParams(id): PathParams<String>) -> Result<StatusCode, Problem> {
     access.keys().revoke(&id, access.clock().now()).await?;
     access.forget(&id);

@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 pub use self::{
-    http::{KeyView, routes},
+    http::{Docs, KeyView, routes},
     keys::{ADMIN, ApiKey, KeyError, KeyStore, NewKey, TABLE},
 };
 use crate::{clock::Clock, dynamo::Store, http::Scope, problem::Problem};

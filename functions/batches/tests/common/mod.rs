@@ -168,14 +168,19 @@ impl Client {
 
     /// The batch, once it is final.
     pub async fn finished(&self, id: &str) -> Value {
+        self.once(id, |batch| !matches!(batch["status"].as_str(), Some("Processing" | "Cancelling"))).await
+    }
+
+    /// The batch, once the claim holds.
+    pub async fn once(&self, id: &str, claim: impl Fn(&Value) -> bool) -> Value {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
             let reply = self.get_with(&format!("{BATCHES}/{id}?deleted=true"), "prefer", "wait=20").await;
             let batch = reply.expect(200).json();
-            if !matches!(batch["status"].as_str(), Some("Processing" | "Cancelling")) {
+            if claim(&batch) {
                 return batch;
             }
-            assert!(tokio::time::Instant::now() < deadline, "not finished in time: {batch}");
+            assert!(tokio::time::Instant::now() < deadline, "not in time: {batch}");
         }
     }
 

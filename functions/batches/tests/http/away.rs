@@ -103,11 +103,7 @@ async fn a_batch_says_that_its_provider_is_away_and_goes_on_when_it_is_back() {
         world.work();
         let client = world.client("acme").await;
         let id = client.create(20).await;
-        let path = format!("{BATCHES}/{id}");
-        let mut batch = Value::Null;
-        while batch["last_error"].is_null() {
-            batch = client.get_with(&path, "prefer", "wait=20").await.expect(200).json();
-        }
+        let batch = client.once(&id, |batch| !batch["last_error"].is_null()).await;
         assert!(text(&batch["last_error"]).contains(words), "{batch}");
         assert_eq!(batch["status"], "Processing");
         world.sim.change(|faults| faults.down = Down::No);
@@ -125,10 +121,7 @@ async fn a_provider_that_answers_with_a_web_page_registers_nothing_and_is_named(
     let client = world.client("acme").await;
     let id = client.create(5).await;
     let path = format!("{BATCHES}/{id}");
-    let mut batch = Value::Null;
-    while batch["last_error"].is_null() {
-        batch = client.get_with(&path, "prefer", "wait=20").await.expect(200).json();
-    }
+    let batch = client.once(&id, |batch| !batch["last_error"].is_null()).await;
     assert!(text(&batch["last_error"]).contains("MUSTER_LORAWAN_URL"), "{batch}");
     assert_eq!((&batch["registered"], &batch["deveuis"]), (&json!(0), &json!([])));
     // What was asked for may have been registered behind that page: it is settled first.

@@ -4,7 +4,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use batches::{
     batch::{Progress, Status},
-    ledger::{CHUNK, Chunk, State, Tally},
+    deveui::CODES,
+    ledger::{CHUNK, CHUNKS_PER_ROUND, Chunk, State, Tally},
     run::Write,
     store::Pending,
     worker::Timing,
@@ -120,6 +121,30 @@ async fn ten_thousand_are_inline_and_one_more_is_not() {
     assert!(batch.get("deveuis").is_none());
     let counts = batch["partitions"].as_array().unwrap().iter().map(|part| part["count"].as_u64().unwrap());
     assert_eq!(counts.sum::<u64>(), 10_001);
+}
+
+/// When all short codes have been tried, those that were a stranger's are candidates again below
+/// other upper digits.
+#[tokio::test]
+async fn a_short_code_of_a_later_round_leads_to_its_deveui_too() {
+    let world = World::new().await;
+    let client = world.client("acme").await;
+    let id = client.create(1).await;
+    let uuid: Uuid = id.parse().unwrap();
+    let mut first = Chunk::new(0, None);
+    [5, 6].map(|index| first.set(index, State::Conflict));
+    let mut later = Chunk::new(CHUNKS_PER_ROUND, Some(&first));
+    later.set(CODES + 5, State::Registered);
+    later.set(CODES + 6, State::Conflict);
+    for chunk in [first, later] {
+        world.batches.store.put_chunk(uuid, &Write { chunk, version: 0 }, uuid).await.unwrap();
+    }
+    let candidates = world.batches.store.get("acme", uuid).await.unwrap().unwrap().candidates();
+    let deveui = candidates.deveui(CODES + 5);
+    let code = |index| format!("{BATCHES}/{id}/codes/{}", candidates.deveui(index).short_code());
+    assert_eq!(client.get(&code(5)).await.expect(200).json()["deveui"], deveui.to_string());
+    client.get(&code(6)).await.problem(404, "not-found");
+    assert_eq!(texts(&client.get(&format!("{BATCHES}/{id}")).await.json()["deveuis"]), [deveui.to_string()]);
 }
 
 /// A page of a list holds no DevEUIs, so even the longest page of the longest labels fits.

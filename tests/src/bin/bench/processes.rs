@@ -1,0 +1,286 @@
+//! What is measured, running: `muster serve` and `muster-sim` of the same release build, each a
+//! process of its own that ends with its handle.
+//!
+//! State folders lie in the target folder, not in `/tmp`, which is memory on many machines: a store
+//! that need not wait for a disk is faster than any user's.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use kit::dynamo::embedded::{Counts, Embedded};
+use muster::{backend::Backend, serve, settings::Settings};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::{Child, Command},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::CONFLICT_RATE;
+
+/// How long a process may take to say where it listens.
+const STARTS_WITHIN: Duration = Duration::from_secs(20);
+/// How long a request may take, the longest wait that the API grants included.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(60);
+/// The unit of times in `/proc/PID/stat`, which is the same on every Linux.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Where the programs are and where files may lie.
+#[derive(Debug)]
+pub struct Bench {
+    programs: PathBuf,
+    folder: PathBuf,
+}
+
+impl Bench {
+    /// The programs in the folder of `program`; files go to `bench` in the folder above.
+    pub fn beside(program: &Path) -> anyhow::Result<Self> {
+        let programs = program.parent().context("a program lies in a folder")?.to_owned();
+        let folder = programs.parent().context("a build lies in a target folder")?.join("bench");
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        Ok(Self { programs, folder })
+    }
+
+    /// For everything that is written.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// A provider that answers after `latency`.
+    pub async fn simulator(&self, latency: Duration) -> anyhow::Result<Simulator> {
+        let (latency_text, rate) = (format!("{}ms", latency.as_millis()), CONFLICT_RATE.to_string());
+        let arguments = ["lorawan", "--latency", &latency_text, "--conflict-rate", &rate];
+        let process = Process::start(self.program("muster-sim").args(arguments)).await?;
+        Ok(Simulator { process, http: http_client()?, latency })
+    }
+
+    /// A server on a state folder of its own.
+    pub async fn server(&self, simulator: &Simulator) -> anyhow::Result<Server> {
+        let state = self.state_folder()?;
+        let mut command = self.program("muster");
+        command.args(["serve", "--listen", "127.0.0.1:0", "--state"]).arg(state.path());
+        command.env("MUSTER_LORAWAN_URL", simulator.url());
+        let process = Process::start(&mut command).await?;
+        let (url, key) = (process.url.clone(), read_key(state.path())?);
+        Server::new(url, key, state, Runs::Outside(process)).await
+    }
+
+    fn state_folder(&self) -> anyhow::Result<TempDir> {
+        tempfile::Builder::new()
+            .prefix("state-")
+            .tempdir_in(&self.folder)
+            .with_context(|| format!("cannot make a folder in {}", self.folder.display()))
+    }
+
+    /// A program of this build that knows nothing of this user's settings.
+    fn program(&self, name: &str) -> Command {
+        let mut command = Command::new(self.programs.join(name));
+        for (variable, _) in std::env::vars_os() {
+            if variable.to_string_lossy().starts_with("MUSTER_") {
+                command.env_remove(variable);
+            }
+        }
+        command.env_remove("RUST_LOG").env("MUSTER_LOG", "warn").env("XDG_CONFIG_HOME", &self.folder);
+        command
+    }
+}
+
+/// A process that listens, until it is dropped.
+#[derive(Debug)]
+struct Process {
+    child: Child,
+    url: String,
+}
+
+impl Process {
+    /// Starts it and reads its address, which ends the first line on its standard output.
+    async fn start(command: &mut Command) -> anyhow::Result<Self> {
+        let program = Path::new(command.as_std().get_program()).display().to_string();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("cannot start {program}"))?;
+        let out = child.stdout.take().context("standard output is piped")?;
+        let mut line = String::new();
+        let read = tokio::time::timeout(STARTS_WITHIN, BufReader::new(out).read_line(&mut line)).await;
+        read.with_context(|| format!("{program} does not say where it listens"))??;
+        let url = line.split_whitespace().last().filter(|word| word.starts_with("http://"));
+        let url = url.with_context(|| format!("{program} says {line:?} and no address"))?.to_owned();
+        Ok(Self { child, url })
+    }
+
+    /// A file about it in `/proc`, where the system has that.
+    fn proc(&self, file: &str) -> Option<String> {
+        fs::read_to_string(format!("/proc/{}/{file}", self.child.id()?)).ok()
+    }
+}
+
+/// A provider.
+#[derive(Debug)]
+pub struct Simulator {
+    process: Process,
+    http: reqwest::Client,
+    latency: Duration,
+}
+
+/// What a provider has seen so far.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen {
+    /// Requests.
+    pub requests: u64,
+    /// Those that it registered.
+    pub registered: u64,
+    /// The most it ever had in flight.
+    pub max_in_flight: u64,
+}
+
+impl Simulator {
+    /// Its base URL.
+    pub fn url(&self) -> &str {
+        &self.process.url
+    }
+
+    /// After how long it means to answer.
+    pub fn latency(&self) -> Duration {
+        self.latency
+    }
+
+    /// What it has seen.
+    pub async fn seen(&self) -> anyhow::Result<Seen> {
+        let stats: Value = self.http.get(format!("{}/_sim/stats", self.url())).send().await?.json().await?;
+        let count = |name: &str| stats[name].as_u64().with_context(|| format!("the simulator tells no {name}"));
+        Ok(Seen {
+            requests: count("requests")?,
+            registered: count("registered")?,
+            max_in_flight: count("max_in_flight")?,
+        })
+    }
+}
+
+/// A server and a client of it.
+#[derive(Debug)]
+pub struct Server {
+    runs: Runs,
+    url: String,
+    key: String,
+    http: reqwest::Client,
+    // After the process in the order of ends: it writes until it is gone.
+    state: TempDir,
+}
+
+#[derive(Debug)]
+enum Runs {
+    Outside(Process),
+    Here { engine: Embedded, stop: CancellationToken, task: JoinHandle<Result<(), muster::exit::Failure>> },
+}
+
+impl Server {
+    async fn new(url: String, key: String, state: TempDir, runs: Runs) -> anyhow::Result<Self> {
+        let server = Self { runs, url, key, http: http_client()?, state };
+        // A connection, and proof that the key counts.
+        server.get("/api/v1/batches?limit=1", None).await?;
+        Ok(server)
+    }
+
+    /// The same server in this process, where what it asks of its store can be counted.
+    pub async fn in_this_process(bench: &Bench, simulator: &Simulator) -> anyhow::Result<Self> {
+        let state = bench.state_folder()?;
+        let engine = Embedded::open(state.path())?;
+        let settings = Settings::of(&[(batches::config::URL, simulator.url())]);
+        let stop = CancellationToken::new();
+        let backend = Backend::embedded(engine.clone(), state.path()).await?;
+        let server = serve::Server::start(backend, &settings, ([127, 0, 0, 1], 0).into(), stop.clone()).await?;
+        let (url, key) = (server.url.clone(), read_key(state.path())?);
+        let task = tokio::spawn(server.run());
+        Self::new(url, key, state, Runs::Here { engine, stop, task }).await
+    }
+
+    /// Asks for `path`; with `wait`, the answer may take that many seconds.
+    pub async fn get(&self, path: &str, wait: Option<u64>) -> anyhow::Result<Value> {
+        let mut request = self.http.get(format!("{}{path}", self.url)).bearer_auth(&self.key);
+        if let Some(seconds) = wait {
+            request = request.header("prefer", format!("wait={seconds}"));
+        }
+        read(request).await
+    }
+
+    /// Sends `body` to `path`.
+    pub async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        read(self.http.post(format!("{}{path}", self.url)).bearer_auth(&self.key).json(body)).await
+    }
+
+    /// The most memory it ever held, in MiB, if it is a process of its own on Linux.
+    pub fn peak_mib(&self) -> Option<f64> {
+        let Runs::Outside(process) = &self.runs else { return None };
+        let status = process.proc("status")?;
+        let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+        let kib: u32 = line.split_whitespace().nth(1)?.parse().ok()?;
+        Some(f64::from(kib) / 1024.0)
+    }
+
+    /// The processor time it has taken, if it is a process of its own on Linux.
+    pub fn processor_time(&self) -> Option<Duration> {
+        let Runs::Outside(process) = &self.runs else { return None };
+        let stat = process.proc("stat")?;
+        // The name, which may contain anything, is in parentheses; state is the first field after it.
+        let (_, fields) = stat.rsplit_once(')')?;
+        let ticks = |field| fields.split_whitespace().nth(field)?.parse::<u32>().ok();
+        Some(TICK * (ticks(11)? + ticks(12)?))
+    }
+
+    /// What its store has been asked, if it runs in this process.
+    pub fn counts(&self) -> Option<Counts> {
+        match &self.runs {
+            Runs::Here { engine, .. } => Some(engine.counts()),
+            Runs::Outside(_) => None,
+        }
+    }
+
+    /// Ends it in good order. One in another process ends with its handle as well.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        if let Runs::Here { stop, task, .. } = self.runs {
+            stop.cancel();
+            task.await??;
+        }
+        self.state.close()?;
+        Ok(())
+    }
+}
+
+async fn read(request: reqwest::RequestBuilder) -> anyhow::Result<Value> {
+    let response = request.timeout(ANSWERS_WITHIN).send().await?;
+    let (status, url) = (response.status(), response.url().clone());
+    let body = response.text().await?;
+    if !status.is_success() {
+        bail!("{url} answers {status}: {body}");
+    }
+    serde_json::from_str(&body).with_context(|| format!("{url} answers no JSON"))
+}
+
+fn read_key(state: &Path) -> anyhow::Result<String> {
+    let path = state.join("key");
+    let key = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(key.trim().to_owned())
+}
+
+/// A client for this machine alone.
+pub fn http_client() -> anyhow::Result<reqwest::Client> {
+    Ok(reqwest::Client::builder().no_proxy().tls_certs_only([]).tcp_nodelay(true).build()?)
+}
+
+/// The first line that a program prints, if it ends well.
+pub fn line_of(program: &str, arguments: &[impl AsRef<OsStr>]) -> Option<String> {
+    let output = std::process::Command::new(program).args(arguments).stderr(Stdio::null()).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| text.lines().next().unwrap_or_default().to_owned())
+}

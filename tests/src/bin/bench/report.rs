@@ -1,0 +1,334 @@
+//! The numbers, the targets they are held against, and how both are shown: text for people, JSON
+//! with the same fields for programs. Times are seconds unless a name says otherwise.
+
+use std::{fmt, fs, thread, time::Duration};
+
+use comfy_table::{CellAlignment, Table, presets};
+use jiff::Timestamp;
+use kit::dynamo::embedded::Counts;
+use serde::Serialize;
+
+use crate::{
+    CONFLICT_RATE, IN_FLIGHT,
+    measure::{Run, as_f64, median},
+    processes::line_of,
+};
+
+/// How much more memory a batch of ten times the size may take.
+const MOST_GROWTH_MIB: f64 = 16.0;
+/// Writes that a DevEUI may cost at the store.
+const MOST_WRITES: f64 = 0.15;
+
+/// Everything that one run has measured.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Where and when.
+    pub machine: Machine,
+    /// Where the provider is the limit.
+    pub paced: Vec<Paced>,
+    /// Where the machine is.
+    pub rate: Rate,
+    /// Peaks.
+    pub memory: Memory,
+    /// What it costs at the store.
+    pub writes: Vec<Writes>,
+}
+
+/// What the numbers depend on.
+#[derive(Debug, Serialize)]
+pub struct Machine {
+    date: Timestamp,
+    cores: usize,
+    commit: Option<String>,
+    /// Whether there were changes that no commit has.
+    dirty: Option<bool>,
+    /// A small durable write to the disk below the store, in milliseconds.
+    disk_sync_ms: f64,
+    /// Processes that wanted to run, averaged over a minute, before and after.
+    load_before: Option<f64>,
+    load_after: Option<f64>,
+}
+
+impl Machine {
+    /// Looks around.
+    pub fn look(sync: Duration) -> Self {
+        let git = |arguments: &[&str]| line_of("git", &[&["-C", env!("CARGO_MANIFEST_DIR")], arguments].concat());
+        Self {
+            date: Timestamp::now(),
+            cores: thread::available_parallelism().map_or(1, usize::from),
+            commit: git(&["rev-parse", "--short=12", "HEAD"]),
+            dirty: git(&["status", "--porcelain"]).map(|first| !first.is_empty()),
+            disk_sync_ms: sync.as_secs_f64() * 1000.0,
+            load_before: load(),
+            load_after: None,
+        }
+    }
+
+    /// At the end of the run.
+    pub fn done(self) -> Self {
+        Self { load_after: load(), ..self }
+    }
+}
+
+fn load() -> Option<f64> {
+    fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
+}
+
+/// Batches of one size at the provider's usual latency.
+#[derive(Debug, Serialize)]
+pub struct Paced {
+    size: u64,
+    latency_ms: f64,
+    /// ceil(size / (1 − conflict rate) / 10) × latency.
+    ideal: f64,
+    /// Each repetition.
+    wall: Vec<f64>,
+    /// The median of `wall` to `ideal`: what the target is about.
+    ratio: f64,
+    target: f64,
+    met: bool,
+    /// What a bare client sees: the simulator's latency with its timer and the way there.
+    mean_latency_ms: f64,
+    /// Requests of each repetition, conflicts included.
+    requests: Vec<u64>,
+    /// The median of `wall` to ceil(`requests` / 10) × `mean_latency_ms`: what is our own doing.
+    ratio_to_possible: f64,
+    #[serde(skip)]
+    ratios_to_possible: Vec<f64>,
+}
+
+impl Paced {
+    /// Before the first repetition.
+    pub fn new(size: u64, latency: Duration, mean_latency: Duration) -> Self {
+        let rounds = (as_f64(size) / (1.0 - CONFLICT_RATE) / as_f64(IN_FLIGHT as u64)).ceil();
+        Self {
+            size,
+            latency_ms: latency.as_secs_f64() * 1000.0,
+            ideal: rounds * latency.as_secs_f64(),
+            wall: Vec::new(),
+            ratio: 0.0,
+            target: if size < 1_000 { 1.08 } else { 1.03 },
+            met: false,
+            mean_latency_ms: mean_latency.as_secs_f64() * 1000.0,
+            requests: Vec::new(),
+            ratio_to_possible: 0.0,
+            ratios_to_possible: Vec::new(),
+        }
+    }
+
+    /// The least it could take by the formula.
+    pub fn ideal(&self) -> Duration {
+        Duration::from_secs_f64(self.ideal)
+    }
+
+    /// Takes a repetition in.
+    pub fn add(&mut self, run: &Run) {
+        let wall = run.wall.as_secs_f64();
+        let possible = as_f64(run.requests.div_ceil(IN_FLIGHT as u64)) * self.mean_latency_ms / 1000.0;
+        self.wall.push(wall);
+        self.requests.push(run.requests);
+        self.ratios_to_possible.push(wall / possible);
+        self.ratio = median(&self.wall) / self.ideal;
+        self.met = self.ratio <= self.target;
+        self.ratio_to_possible = median(&self.ratios_to_possible);
+    }
+}
+
+/// Batches at a latency that leaves the machine as the limit.
+#[derive(Debug, Serialize)]
+pub struct Rate {
+    size: u64,
+    latency_ms: f64,
+    /// DevEUIs per second.
+    rate: f64,
+    /// The same by a bare client with as many in flight: what machine and simulator can do.
+    possible: f64,
+    share_of_possible: f64,
+    /// The server's processor time for each DevEUI, in microseconds.
+    processor_us: Option<f64>,
+}
+
+impl Rate {
+    /// From the medians of some repetitions.
+    pub fn new(size: u64, latency: Duration, rate: f64, possible: f64, costs: &[f64]) -> Self {
+        let processor_us = (!costs.is_empty()).then(|| median(costs));
+        let latency_ms = latency.as_secs_f64() * 1000.0;
+        Self { size, latency_ms, rate, possible, share_of_possible: rate / possible, processor_us }
+    }
+}
+
+/// Peaks for two sizes.
+#[derive(Debug, Serialize)]
+pub struct Memory {
+    /// The smaller.
+    pub small: Peak,
+    /// The larger.
+    pub large: Peak,
+}
+
+impl Memory {
+    fn growth_mib(&self) -> Option<f64> {
+        Some(self.large.read_mib? - self.small.read_mib?)
+    }
+}
+
+/// The peak memory of a server with one batch; nothing where the system does not tell.
+#[derive(Debug, Serialize)]
+pub struct Peak {
+    /// Of the batch.
+    pub size: u64,
+    /// Before it.
+    pub idle_mib: Option<f64>,
+    /// When it was complete.
+    pub registering_mib: Option<f64>,
+    /// When all of it had been read as well.
+    pub read_mib: Option<f64>,
+    /// DevEUIs per second, at no latency.
+    pub rate: f64,
+}
+
+/// What a batch costs at the store.
+#[derive(Debug, Serialize)]
+pub struct Writes {
+    size: u64,
+    latency_ms: f64,
+    /// Items written, as DynamoDB bills them.
+    writes: u64,
+    /// Of those for each DevEUI.
+    per_deveui: f64,
+    reads: u64,
+}
+
+impl Writes {
+    /// From what the store has counted.
+    pub fn new(size: u64, latency: Duration, counts: &Counts) -> Self {
+        Self {
+            size,
+            latency_ms: latency.as_secs_f64() * 1000.0,
+            writes: counts.writes,
+            per_deveui: as_f64(counts.writes) / as_f64(size),
+            reads: counts.reads,
+        }
+    }
+}
+
+/// A promise and whether it is kept.
+struct Target {
+    what: String,
+    measured: String,
+    met: bool,
+}
+
+impl Report {
+    fn targets(&self) -> Vec<Target> {
+        let paced = self.paced.iter().map(|paced| Target {
+            what: format!("{} at {} ms: at most {} × ideal", paced.size, paced.latency_ms, paced.target),
+            measured: format!("{:.3}", paced.ratio),
+            met: paced.met,
+        });
+        let memory = self.memory.growth_mib().map(|growth| Target {
+            what: format!(
+                "memory from {} to {}: at most {MOST_GROWTH_MIB} MiB more",
+                self.memory.small.size, self.memory.large.size
+            ),
+            measured: format!("{growth:.1} MiB"),
+            met: growth <= MOST_GROWTH_MIB,
+        });
+        let writes = self.writes.iter().map(|writes| Target {
+            what: format!(
+                "writes for each of {} at {} ms: at most {MOST_WRITES}",
+                writes.size, writes.latency_ms
+            ),
+            measured: format!("{:.3}", writes.per_deveui),
+            met: writes.per_deveui <= MOST_WRITES,
+        });
+        paced.chain(memory).chain(writes).collect()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let machine = &self.machine;
+        let dirty = if machine.dirty == Some(true) { " with changes" } else { "" };
+        let commit = machine.commit.as_deref().unwrap_or("unknown");
+        writeln!(out, "{}  {} cores  commit {commit}{dirty}", machine.date, machine.cores)?;
+        writeln!(
+            out,
+            "load {} before, {} after; a durable write takes {:.2} ms",
+            maybe(machine.load_before, 1),
+            maybe(machine.load_after, 1),
+            machine.disk_sync_ms
+        )?;
+
+        let mut paced = table(&["size", "latency", "ideal", "wall", "ratio", "requests", "round trip", "to possible"]);
+        for row in &self.paced {
+            paced.add_row([
+                row.size.to_string(),
+                format!("{} ms", row.latency_ms),
+                format!("{:.2} s", row.ideal),
+                format!("{:.3} s", median(&row.wall)),
+                format!("{:.3}", row.ratio),
+                row.requests.iter().map(u64::to_string).collect::<Vec<_>>().join(" "),
+                format!("{:.2} ms", row.mean_latency_ms),
+                format!("{:.3}", row.ratio_to_possible),
+            ]);
+        }
+        section(out, "From POST to Completed", paced)?;
+
+        let Rate { size, latency_ms, rate, possible, share_of_possible, processor_us } = &self.rate;
+        let mut rates = table(&["size", "latency", "DevEUIs/s", "bare client", "share", "server's processor"]);
+        rates.add_row([
+            size.to_string(),
+            format!("{latency_ms} ms"),
+            format!("{rate:.0}"),
+            format!("{possible:.0}"),
+            format!("{share_of_possible:.2}"),
+            format!("{} µs each", maybe(*processor_us, 0)),
+        ]);
+        section(out, "As fast as it goes", rates)?;
+
+        let mut peaks = table(&["size", "idle", "registering", "all read", "DevEUIs/s"]);
+        for peak in [&self.memory.small, &self.memory.large] {
+            let mib = |value| format!("{} MiB", maybe(value, 1));
+            let (idle, registering, read) = (mib(peak.idle_mib), mib(peak.registering_mib), mib(peak.read_mib));
+            peaks.add_row([peak.size.to_string(), idle, registering, read, format!("{:.0}", peak.rate)]);
+        }
+        section(out, "Peak memory of the server, no latency", peaks)?;
+
+        let mut writes = table(&["size", "latency", "writes", "per DevEUI", "reads"]);
+        for row in &self.writes {
+            writes.add_row([
+                row.size.to_string(),
+                format!("{} ms", row.latency_ms),
+                row.writes.to_string(),
+                format!("{:.3}", row.per_deveui),
+                row.reads.to_string(),
+            ]);
+        }
+        section(out, "Items written and read at the store, followed by list", writes)?;
+
+        let mut targets = Table::new();
+        targets.load_preset(presets::NOTHING);
+        for target in self.targets() {
+            targets.add_row([if target.met { "met" } else { "MISSED" }, &target.what, &target.measured]);
+        }
+        section(out, "Targets", targets)
+    }
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(header);
+    table.column_iter_mut().for_each(|column| {
+        column.set_cell_alignment(CellAlignment::Right);
+    });
+    table
+}
+
+fn section(out: &mut fmt::Formatter<'_>, title: &str, table: Table) -> fmt::Result {
+    write!(out, "\n{title}\n{}\n", table.trim_fmt())
+}
+
+fn maybe(value: Option<f64>, digits: usize) -> String {
+    value.map_or_else(|| "?".to_owned(), |value| format!("{value:.digits$}"))
+}
