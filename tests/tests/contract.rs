@@ -90,7 +90,7 @@ impl World {
         let mut world = Self { app, access, specs, batch, key, lorawan, shoutcloud, _embedded: embedded };
         let made = world.send("POST", "/api/v1/batches", Some(&format!("Bearer {admin}"))).await;
         assert_eq!(made.status, StatusCode::CREATED);
-        world.batch = made.json()["id"].as_str().unwrap().to_owned();
+        made.json()["id"].as_str().unwrap().clone_into(&mut world.batch);
         world
     }
 

@@ -83,9 +83,10 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
         H: Handler<T, S>,
         T: 'static,
     {
-        let filter = MethodFilter::try_from(method.clone()).unwrap_or(MethodFilter::GET);
+        let spec = RouteSpec { method: method.to_string(), path, scope };
+        let filter = MethodFilter::try_from(method).unwrap_or(MethodFilter::GET);
         self.router = self.router.route(path, on(filter, handler));
-        self.specs.push(RouteSpec { method: method.to_string(), path, scope });
+        self.specs.push(spec);
         self
     }
 
@@ -115,14 +116,14 @@ pub fn openapi() -> Routes {
 /// One router of all `routes`, with everything that the conventions promise around it.
 pub fn app(routes: Vec<Routes>, access: Access) -> Router {
     let mut guard = Guard { access, scopes: BTreeMap::new() };
-    let mut router = Router::new();
-    for Routes { router: more, specs } in routes {
-        router = router.merge(more);
+    let mut merged = Router::new();
+    for Routes { router, specs } in routes {
+        merged = merged.merge(router);
         for spec in specs {
             guard.scopes.entry(spec.path).or_default().insert(spec.method, spec.scope);
         }
     }
-    router
+    merged
         .route_layer(middleware::from_fn_with_state(Arc::new(guard), guard_route))
         .route("/healthz", health())
         .fallback(nothing_here)

@@ -1,6 +1,6 @@
 //! The HTTP API of batches: parse, call the domain, answer.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use axum::{
     extract::State,
@@ -452,18 +452,16 @@ async fn delete(
     let id = parse_id(&id)?;
     let now = batches.clock.now();
     let mut batch = find_batch(&batches.store, &caller.tenant, id, true).await?;
-    if batch.status == Status::Processing {
-        let cancelled = batches.store.cancel(&batch, now).await?;
-        batches.wake.notify_one();
-        if !cancelled {
-            // It became final, or was cancelled by another request, at this very moment.
-            batch = find_batch(&batches.store, &caller.tenant, id, true).await?;
-        } else {
-            batch.status = Status::Cancelling;
-        }
-    }
     if !batch.status.is_final() {
-        return Ok((StatusCode::ACCEPTED, axum::Json(view(&batch, &batches.store.chunks(id).await?))).into_response());
+        if batch.status == Status::Processing {
+            batches.store.cancel(&batch, now).await?;
+            batches.wake.notify_one();
+            // Read again: it may have become final at this very moment. Then it stays as it is;
+            // who asked for a cancellation has not asked for a deletion.
+            batch = find_batch(&batches.store, &caller.tenant, id, true).await?;
+        }
+        let chunks = batches.store.chunks(id).await?;
+        return Ok((StatusCode::ACCEPTED, axum::Json(view(&batch, &chunks))).into_response());
     }
     batches.store.delete(&batch, now).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
@@ -575,7 +573,9 @@ fn wants_csv(headers: &HeaderMap) -> bool {
 
 fn progress(batch: &Batch, chunks: &[StoredChunk]) -> Progress {
     let mut tally = Tally::default();
-    chunks.iter().for_each(|stored| tally += stored.chunk.tally());
+    for stored in chunks {
+        tally += stored.chunk.tally();
+    }
     Progress::new(tally, batch.progress.asked_again)
 }
 
@@ -646,7 +646,7 @@ fn csv(batch: &Batch, chunks: &[StoredChunk]) -> Response {
     let mut lines = String::from("short_code,deveui\r\n");
     for index in chunks.iter().flat_map(|stored| stored.chunk.indexes(Candidate::counts)) {
         let deveui = candidates.deveui(index);
-        lines.push_str(&format!("{},{deveui}\r\n", deveui.short_code()));
+        let _ = write!(lines, "{},{deveui}\r\n", deveui.short_code());
     }
     ([(header::CONTENT_TYPE, "text/csv; charset=utf-8; header=present")], lines).into_response()
 }

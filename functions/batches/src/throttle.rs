@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 /// Failures in a row after which the provider counts as down.
 const DOWN_AFTER: u32 = 10;
 /// Longest time that a `Retry-After` is followed.
-const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 
 /// The rate control of one provider.
 #[derive(Debug, Clone)]

@@ -128,7 +128,7 @@ impl Worker {
         while !stop.is_cancelled() {
             let pause = match self.work(stop).await {
                 Ok(Ended::Stopped) => return,
-                Ok(Ended::Idle) => Duration::from_secs(60),
+                Ok(Ended::Idle) => Duration::from_mins(1),
                 Ok(Ended::Held(until)) => {
                     let left = until.duration_since(self.clock.now());
                     tracing::info!(seconds = left.as_secs(), "waiting for another worker's lease");
@@ -194,6 +194,7 @@ enum Event {
 }
 
 /// One stretch of work under one lease.
+#[allow(clippy::struct_excessive_bools, reason = "each says whether one call is under way")]
 struct Shift<'a> {
     worker: &'a Worker,
     name: String,
@@ -432,7 +433,7 @@ impl<'a> Shift<'a> {
     fn handle(&mut self, event: Event) {
         let now = instant_now();
         match event {
-            Event::Answered { job, ask, reply } => self.answered(job, ask, reply, now),
+            Event::Answered { job, ask, reply } => self.answered(job, ask, &reply, now),
             Event::Written { job, number, result } => self.written(job, number, result, now),
             Event::Reported { job, what, result } => {
                 if let Some(job) = self.jobs.get_mut(&job) {
@@ -464,7 +465,7 @@ impl<'a> Shift<'a> {
         }
     }
 
-    fn answered(&mut self, job: Serial, ask: Ask, reply: Reply, now: Instant) {
+    fn answered(&mut self, job: Serial, ask: Ask, reply: &Reply, now: Instant) {
         self.in_flight -= 1;
         match reply.pace {
             Pace::Well => self.throttle.answered(),

@@ -16,7 +16,7 @@ use kit::{
     upstream::Upstream,
 };
 use serde_json::{Value, json};
-use shout::{Shout, http::MOST};
+use shout::Shout;
 use simulators::{
     faults::Down,
     shoutcloud::{self, Config, Garbage},
@@ -24,6 +24,8 @@ use simulators::{
 use tower::ServiceExt;
 
 const PATH: &str = "/api/v1/shout";
+/// The contract's limit, in bytes of UTF-8.
+const MOST: usize = 65_536;
 
 /// A deployment of this capability, and a key to it.
 struct World {
@@ -171,6 +173,26 @@ async fn whatever_shoutcloud_does_wrong_the_answer_is_right() {
         // A failure or two are no reason to stop asking.
         world.sim.set(Config::default());
         world.shout("straße").await.says("ESSARTS", "shoutcloud");
+    }
+}
+
+/// A service that answers as promised, only not about our text.
+#[tokio::test]
+async fn what_is_not_our_text_is_not_believed() {
+    let answers = [("GOODBYE", "OLLEH", "local"), ("olleh", "olleh", "shoutcloud"), ("", "OLLEH", "local")];
+    for (answer, data, via) in answers {
+        let imposter = Router::new().route(
+            shoutcloud::PATH,
+            axum::routing::post(async move || axum::Json(json!({"INPUT": "olleh", "OUTPUT": answer}))),
+        );
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let serving = tokio::spawn(async move { axum::serve(listener, imposter).await });
+        let upstream = Upstream::new(shout::http::URL, &url).unwrap();
+        let (app, token) = app(Shout::new(Some(&upstream), true)).await;
+        // One that shouts by other rules than Unicode's, even softly, is right too.
+        post(&app, &token, &json!({"data": "hello"})).await.says(data, via);
+        serving.abort();
     }
 }
 

@@ -1,6 +1,6 @@
 //! API keys in the store: what is kept of one, and how they are made, listed and revoked.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, fmt::Write as _};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -57,7 +57,7 @@ mod serde_bytes_compat {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{}", bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()))
+        serializer.serialize_str(&super::hex(bytes))
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
@@ -292,7 +292,14 @@ fn item_key(id: &str) -> HashMap<String, AttributeValue> {
 fn random_hex(bytes: usize) -> String {
     let mut random = vec![0; bytes];
     fill(&mut random);
-    random.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&random)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// The operating system's randomness. That it fails is not survivable: no key may be guessable.

@@ -25,7 +25,7 @@ pub use self::{
 use crate::{clock::Clock, dynamo::Store, http::Scope, problem::Problem};
 
 /// How long a key that was read is trusted: a revoked one may live on that long elsewhere.
-const REMEMBERED: Duration = Duration::from_secs(60);
+const REMEMBERED: Duration = Duration::from_mins(1);
 /// Keys remembered at most. Ids of no key are remembered too, so this bounds what a flood costs.
 const REMEMBERED_KEYS: usize = 4096;
 
@@ -47,12 +47,15 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
     }
 }
 
+/// Keys by id, and when they were read.
+type Memory = HashMap<String, (Instant, Option<ApiKey>)>;
+
 /// Checks keys against the store, with a short memory.
 #[derive(Debug, Clone)]
 pub struct Access {
     keys: KeyStore,
     clock: Clock,
-    remembered: Arc<Mutex<HashMap<String, (Instant, Option<ApiKey>)>>>,
+    remembered: Arc<Mutex<Memory>>,
 }
 
 impl Access {
@@ -125,7 +128,7 @@ impl Access {
         self.memory().remove(id);
     }
 
-    fn memory(&self) -> std::sync::MutexGuard<'_, HashMap<String, (Instant, Option<ApiKey>)>> {
+    fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
         self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

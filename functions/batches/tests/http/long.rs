@@ -132,7 +132,9 @@ async fn a_short_code_of_a_later_round_leads_to_its_deveui_too() {
     let id = client.create(1).await;
     let uuid: Uuid = id.parse().unwrap();
     let mut first = Chunk::new(0, None);
-    [5, 6].map(|index| first.set(index, State::Conflict));
+    for index in [5, 6] {
+        first.set(index, State::Conflict);
+    }
     let mut later = Chunk::new(CHUNKS_PER_ROUND, Some(&first));
     later.set(CODES + 5, State::Registered);
     later.set(CODES + 6, State::Conflict);

@@ -67,10 +67,7 @@ async fn main() -> anyhow::Result<()> {
     drop(fast);
 
     let at_once = bench.simulator(Duration::ZERO).await?;
-    let memory = Memory {
-        small: peak(&bench, &at_once, 10_000).await?,
-        large: peak(&bench, &at_once, 100_000).await?,
-    };
+    let memory = Memory { small: peak(&bench, &at_once, 10_000).await?, large: peak(&bench, &at_once, 100_000).await? };
     drop(at_once);
 
     let report = Report { machine: machine.done(), paced, rate, memory, writes };
@@ -115,7 +112,13 @@ async fn peak(bench: &Bench, simulator: &Simulator, size: u64) -> anyhow::Result
     let server = bench.server(simulator).await?;
     let idle_mib = server.peak_mib();
     let run = measure::batch(&server, simulator, size, None).await?;
-    Ok(Peak { size, idle_mib, registering_mib: run.peak_mib, read_mib: server.peak_mib(), rate: run.rate() })
+    Ok(Peak {
+        size,
+        idle_mib,
+        registering_mib: run.peak_mib,
+        read_mib: server.peak_mib(),
+        deveuis_per_second: run.rate(),
+    })
 }
 
 /// What a batch costs at the store. Only a server in this process tells.

@@ -140,7 +140,7 @@ pub struct Rate {
     size: u64,
     latency_ms: f64,
     /// DevEUIs per second.
-    rate: f64,
+    deveuis_per_second: f64,
     /// The same by a bare client with as many in flight: what machine and simulator can do.
     possible: f64,
     share_of_possible: f64,
@@ -153,7 +153,7 @@ impl Rate {
     pub fn new(size: u64, latency: Duration, rate: f64, possible: f64, costs: &[f64]) -> Self {
         let processor_us = (!costs.is_empty()).then(|| median(costs));
         let latency_ms = latency.as_secs_f64() * 1000.0;
-        Self { size, latency_ms, rate, possible, share_of_possible: rate / possible, processor_us }
+        Self { size, latency_ms, deveuis_per_second: rate, possible, share_of_possible: rate / possible, processor_us }
     }
 }
 
@@ -184,7 +184,7 @@ pub struct Peak {
     /// When all of it had been read as well.
     pub read_mib: Option<f64>,
     /// DevEUIs per second, at no latency.
-    pub rate: f64,
+    pub deveuis_per_second: f64,
 }
 
 /// What a batch costs at the store.
@@ -193,10 +193,10 @@ pub struct Writes {
     size: u64,
     latency_ms: f64,
     /// Items written, as DynamoDB bills them.
-    writes: u64,
+    items_written: u64,
     /// Of those for each DevEUI.
     per_deveui: f64,
-    reads: u64,
+    items_read: u64,
 }
 
 impl Writes {
@@ -205,9 +205,9 @@ impl Writes {
         Self {
             size,
             latency_ms: latency.as_secs_f64() * 1000.0,
-            writes: counts.writes,
+            items_written: counts.writes,
             per_deveui: as_f64(counts.writes) / as_f64(size),
-            reads: counts.reads,
+            items_read: counts.reads,
         }
     }
 }
@@ -235,10 +235,7 @@ impl Report {
             met: growth <= MOST_GROWTH_MIB,
         });
         let writes = self.writes.iter().map(|writes| Target {
-            what: format!(
-                "writes for each of {} at {} ms: at most {MOST_WRITES}",
-                writes.size, writes.latency_ms
-            ),
+            what: format!("writes for each of {} at {} ms: at most {MOST_WRITES}", writes.size, writes.latency_ms),
             measured: format!("{:.3}", writes.per_deveui),
             met: writes.per_deveui <= MOST_WRITES,
         });
@@ -273,59 +270,59 @@ impl fmt::Display for Report {
                 format!("{:.3}", row.ratio_to_possible),
             ]);
         }
-        section(out, "From POST to Completed", paced)?;
+        section(out, "From POST to Completed", &paced)?;
 
-        let Rate { size, latency_ms, rate, possible, share_of_possible, processor_us } = &self.rate;
+        let Rate { size, latency_ms, deveuis_per_second, possible, share_of_possible, processor_us } = &self.rate;
         let mut rates = table(&["size", "latency", "DevEUIs/s", "bare client", "share", "server's processor"]);
         rates.add_row([
             size.to_string(),
             format!("{latency_ms} ms"),
-            format!("{rate:.0}"),
+            format!("{deveuis_per_second:.0}"),
             format!("{possible:.0}"),
             format!("{share_of_possible:.2}"),
             format!("{} µs each", maybe(*processor_us, 0)),
         ]);
-        section(out, "As fast as it goes", rates)?;
+        section(out, "As fast as it goes", &rates)?;
 
         let mut peaks = table(&["size", "idle", "registering", "all read", "DevEUIs/s"]);
         for peak in [&self.memory.small, &self.memory.large] {
             let mib = |value| format!("{} MiB", maybe(value, 1));
             let (idle, registering, read) = (mib(peak.idle_mib), mib(peak.registering_mib), mib(peak.read_mib));
-            peaks.add_row([peak.size.to_string(), idle, registering, read, format!("{:.0}", peak.rate)]);
+            peaks.add_row([peak.size.to_string(), idle, registering, read, format!("{:.0}", peak.deveuis_per_second)]);
         }
-        section(out, "Peak memory of the server, no latency", peaks)?;
+        section(out, "Peak memory of the server, no latency", &peaks)?;
 
         let mut writes = table(&["size", "latency", "writes", "per DevEUI", "reads"]);
         for row in &self.writes {
             writes.add_row([
                 row.size.to_string(),
                 format!("{} ms", row.latency_ms),
-                row.writes.to_string(),
+                row.items_written.to_string(),
                 format!("{:.3}", row.per_deveui),
-                row.reads.to_string(),
+                row.items_read.to_string(),
             ]);
         }
-        section(out, "Items written and read at the store, followed by list", writes)?;
+        section(out, "Items written and read at the store, followed by list", &writes)?;
 
         let mut targets = Table::new();
-        targets.load_preset(presets::NOTHING);
+        targets.load_style(presets::NOTHING);
         for target in self.targets() {
             targets.add_row([if target.met { "met" } else { "MISSED" }, &target.what, &target.measured]);
         }
-        section(out, "Targets", targets)
+        section(out, "Targets", &targets)
     }
 }
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(header);
+    table.load_style(presets::NOTHING).set_header(header);
     table.column_iter_mut().for_each(|column| {
         column.set_cell_alignment(CellAlignment::Right);
     });
     table
 }
 
-fn section(out: &mut fmt::Formatter<'_>, title: &str, table: Table) -> fmt::Result {
+fn section(out: &mut fmt::Formatter<'_>, title: &str, table: &Table) -> fmt::Result {
     write!(out, "\n{title}\n{}\n", table.trim_fmt())
 }
 
