@@ -252,7 +252,8 @@ impl Drop for Running {
 /// A process that has ended.
 #[derive(Debug, Clone)]
 pub struct Ran {
-    what: String,
+    /// Its arguments.
+    pub what: String,
     /// The exit code; none after a signal that was not handled.
     pub code: Option<i32>,
     /// Its standard output.

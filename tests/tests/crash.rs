@@ -52,7 +52,8 @@ impl<'a> Moments<'a> {
             let before = self.requests();
             until("the first request", Duration::from_secs(20), || (self.requests() > before).then_some(())).await;
             let missing = self.size.saturating_sub(u32::try_from(self.sim.registered().len()).unwrap());
-            let share = LATENCY * missing / PLACES / (left + 1);
+            // At most two thirds of what is missing, even before the last kill.
+            let share = LATENCY * missing / PLACES / (left + 3);
             tokio::time::sleep((LATENCY + share * 2).mul_f64(self.rng.random())).await;
         }
         self.in_the_middle += u32::from(self.sim.stats().traffic.in_flight > 0);

@@ -23,7 +23,7 @@ use batches::{
     config::{max_age_from, provider_from},
     provider::Provider,
     store::BatchStore,
-    worker::{Ended, Timing, Worker},
+    worker::{Timing, Worker},
 };
 use http::{HeaderMap, HeaderValue, header};
 use jiff::Timestamp;
@@ -185,26 +185,14 @@ impl Backend {
     /// Works for one provider until `stop`, and tells when it has to wait for another worker.
     pub fn start_worker(&self, provider: Provider, stop: &CancellationToken) -> Working {
         let worker = self.worker(provider);
-        let wake = Arc::clone(&self.wake);
         let (tell, held_until) = watch::channel(None);
         let child = stop.child_token();
         let stopped = child.clone();
         let task = tokio::spawn(async move {
-            while !child.is_cancelled() {
-                let ended = worker.work(&child).await;
-                tell.send_replace(match &ended {
-                    Ok(Ended::Held(until)) => Some(*until),
-                    _ => None,
-                });
-                if let Err(error) = ended {
-                    tracing::warn!(%error, "the worker could not begin");
-                }
-                tokio::select! {
-                    () = tokio::time::sleep(Duration::from_millis(500)) => {}
-                    () = wake.notified() => {}
-                    () = child.cancelled() => {}
-                }
-            }
+            let tell = |until| {
+                tell.send_replace(until);
+            };
+            worker.work_and_tell(&child, tell).await;
         });
         Working { stop: stopped, task, held_until }
     }

@@ -125,8 +125,19 @@ impl Worker {
 
     /// Works whenever there is something to do, until `stop` is cancelled.
     pub async fn work_forever(&self, stop: &CancellationToken) {
+        self.work_and_tell(stop, |_| {}).await;
+    }
+
+    /// Like [`Worker::work_forever`], and tells after each stretch of work until when somebody else
+    /// holds the lease, if so: people who wait want to know what for.
+    pub async fn work_and_tell(&self, stop: &CancellationToken, mut tell: impl FnMut(Option<Timestamp>)) {
         while !stop.is_cancelled() {
-            let pause = match self.work(stop).await {
+            let ended = self.work(stop).await;
+            tell(match ended {
+                Ok(Ended::Held(until)) => Some(until),
+                _ => None,
+            });
+            let pause = match ended {
                 Ok(Ended::Stopped) => return,
                 Ok(Ended::Idle) => Duration::from_mins(1),
                 Ok(Ended::Held(until)) => {
@@ -147,11 +158,6 @@ impl Worker {
                 () = stop.cancelled() => return,
             }
         }
-    }
-
-    /// When the lease of this provider runs out, if somebody holds it: for people who wait.
-    pub fn provider(&self) -> &Provider {
-        &self.provider
     }
 }
 
