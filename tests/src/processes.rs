@@ -273,13 +273,12 @@ impl Ran {
 
     /// Fails unless it failed with this code, printed no data, and said each of `words`.
     #[track_caller]
-    pub fn refuses(self, code: i32, words: &[&str]) -> Self {
+    pub fn refuses(self, code: i32, words: &[&str]) {
         let this = self.exits(code);
         assert_eq!(this.stdout, "", "{this:#?}");
         for word in words {
             assert!(this.stderr.contains(word), "it does not say {word:?}: {this:#?}");
         }
-        this
     }
 
     /// Its standard output as JSON.

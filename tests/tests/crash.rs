@@ -124,7 +124,7 @@ async fn a_command_killed_and_run_again_with_its_key_ends_with_one_whole_batch()
     let batch = machine.run(&create).await.exits(0).json();
     tell(&batch, &sim, began);
     assert!(moments.in_the_middle >= 6, "only {} kills with requests in flight", moments.in_the_middle);
-    assert_nothing_wasted(&[batch.clone()], &sim);
+    assert_nothing_wasted(std::slice::from_ref(&batch), &sim);
 
     let list = machine.run(&["batch", "list", "-o", "json"]).await.exits(0).json();
     let ids: Vec<&Value> = list["items"].as_array().unwrap().iter().map(|item| &item["id"]).collect();
@@ -208,5 +208,16 @@ async fn sigterm_ends_a_server_in_good_order_and_its_next_start_has_nothing_to_r
     assert_eq!(texts(&batch["recovered"]), [""; 0]);
     assert_eq!(sim.stats().asked_again, 0, "nothing had to be asked for twice");
     assert_eq!(everything(&batch), sim.registered());
+    assert_nothing_wasted(&[batch], &sim);
+}
+
+#[tokio::test]
+#[should_panic(expected = "registered and in no answer")]
+async fn the_equation_notices_a_device_that_no_batch_answers_for() {
+    let sim = provider(0.0, LATENCY).await;
+    let machine = Machine::with_provider(&sim, Duration::from_secs(2));
+    let batch = machine.run(&["batch", "create", "--size", "20", "-o", "json"]).await.exits(0).json();
+    let other = Machine::with_provider(&sim, Duration::from_secs(2));
+    let _unknown = other.run(&["batch", "create", "--size", "1"]).await.exits(0);
     assert_nothing_wasted(&[batch], &sim);
 }

@@ -150,9 +150,7 @@ impl From<StoreError> for Failure {
 impl From<KeyError> for Failure {
     fn from(error: KeyError) -> Self {
         match error {
-            KeyError::Invalid { pointer, detail } => {
-                Self::usage(format!("--{}: {detail}", pointer.trim_start_matches('/').trim_end_matches("_in_seconds")))
-            }
+            KeyError::Invalid { pointer, detail } => Self::usage(format!("{}: {detail}", crate::keys::flag(pointer))),
             KeyError::Unknown(id) => {
                 Self::new(format!("there is no key {id}")).exit(Exit::NotFound).hint("`muster keys list` shows them")
             }

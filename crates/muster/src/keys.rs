@@ -64,7 +64,7 @@ impl Book {
 
     async fn create(&self, new: NewKey) -> Result<KeyView, Failure> {
         match self {
-            Self::Api(client) => client.post(COLLECTION, &new, None).await?.json(),
+            Self::Api(client) => client.post(COLLECTION, &new, None).await.map_err(name_flags)?.json(),
             Self::Table(keys) => {
                 let (key, token) = keys.create(new, Timestamp::now()).await?;
                 Ok(KeyView { token: Some(token), ..key.into() })
@@ -108,6 +108,21 @@ impl Book {
             Self::Table(keys) => Ok(keys.revoke(id, Timestamp::now()).await?),
         }
     }
+}
+
+/// What a JSON pointer of the API is called on the command line.
+pub fn flag(pointer: &str) -> String {
+    match pointer {
+        "/scopes" => "--scope".to_owned(),
+        other => format!("--{}", other.trim_start_matches('/').trim_end_matches("_in_seconds")),
+    }
+}
+
+/// Says what is wrong with the key in terms of this command line.
+fn name_flags(failure: Failure) -> Failure {
+    let errors = failure.problem.iter().flat_map(|problem| &problem.errors);
+    let errors: Vec<_> = errors.map(|error| format!("{}: {}", flag(&error.pointer), error.detail)).collect();
+    if errors.is_empty() { failure } else { Failure { message: errors.join("\n"), ..failure } }
 }
 
 /// The token alone is data: `KEY=$(muster keys create …)` works.
