@@ -87,7 +87,10 @@ impl Plan {
             latency: Duration::from_millis(1),
             ..lorawan::Config::default()
         };
-        let store = Faults { seed, error_rate: rate(0.3, 0.1), lost_answer_rate: rate(0.3, 0.1), ..Faults::default() };
+        // A store that takes its time leaves room for a crash between the request and the record.
+        let latency = Duration::from_secs_f64(rate(0.3, 0.02));
+        let store =
+            Faults { seed, error_rate: rate(0.3, 0.1), lost_answer_rate: rate(0.3, 0.1), latency, ..Faults::default() };
         // Sometimes slower than the worker has patience for.
         let slow = rng.random_bool(0.1);
         let jitter = if slow { 280 } else { rng.random_range(0..8) };
