@@ -177,7 +177,9 @@ impl Progress {
             return None;
         }
         let share = |some: u64, all: u64| (some as f64 + 0.5) / (all as f64 + 1.0);
-        let strangers = share(self.conflicts, self.conflicts + self.registered);
+        // What was asked for again is left out: of that a 422 is no longer called a conflict.
+        let first = self.conflicts + self.registered.saturating_sub(self.asked_again);
+        let strangers = share(self.conflicts, first);
         let taken = share(self.recovered, self.asked_again.max(self.recovered));
         Some((strangers / taken).min(1.0))
     }

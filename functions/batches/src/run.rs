@@ -369,7 +369,11 @@ impl Run {
         if self.writing.is_some() || self.write_after.is_some_and(|after| now < after) {
             return None;
         }
-        let low = self.ready.len() < FIRST_STEP.max(self.step / 2);
+        let enough = FIRST_STEP.max(self.step / 2);
+        // What was found open is sent first, and needs no write: a crash before it is settled must not
+        // leave ever more candidates open, of which nobody knows whether they were asked for.
+        let due = self.retry.iter().take_while(|(due, _)| *due <= now).take(enough).count();
+        let low = self.ready.len() + due < enough;
         let reserved = if low && self.reserving.is_empty() { self.reserve() } else { None };
         let number =
             reserved.or_else(|| self.reserving.first().map(|index| index / CHUNK)).or_else(|| self.due_chunk(now))?;

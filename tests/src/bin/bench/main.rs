@@ -62,15 +62,16 @@ async fn main() -> anyhow::Result<()> {
     drop(slow);
 
     let fast = bench.simulator(FAST).await?;
-    let rate = at_full_speed(&bench, &fast, 10_000).await?;
+    let mut rates = vec![at_full_speed(&bench, &fast, 10_000).await?];
     writes.push(counted(&bench, &fast, 10_000).await?);
     drop(fast);
 
     let at_once = bench.simulator(Duration::ZERO).await?;
+    rates.push(at_full_speed(&bench, &at_once, 100_000).await?);
     let memory = Memory { small: peak(&bench, &at_once, 10_000).await?, large: peak(&bench, &at_once, 100_000).await? };
     drop(at_once);
 
-    let report = Report { machine: machine.done(), paced, rate, memory, writes };
+    let report = Report { machine: machine.done(), paced, rates, memory, writes };
     println!("{report}");
     save(&report, &path)?;
     println!("written to {}", path.display());
