@@ -25,7 +25,10 @@ async fn main() -> Result<(), lambda::Error> {
             let stop = CancellationToken::new();
             let alarm = stop.clone();
             let timer = tokio::spawn(async move {
-                tokio::time::sleep_until(invocation.deadline - WIND_DOWN).await;
+                // A machine that has just been started may have a clock below the half minute.
+                if let Some(at) = invocation.deadline.checked_sub(WIND_DOWN) {
+                    tokio::time::sleep_until(at).await;
+                }
                 alarm.cancel();
             });
             let ended = worker.work(&stop).await;
