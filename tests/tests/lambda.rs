@@ -185,7 +185,7 @@ async fn shout_shouts_in_every_mode() {
         let answer = function.invoke(&event, TIME).await.unwrap().response();
         assert_eq!(assert_well_formed(&event, &answer), 200, "{name}: {answer} {}", function.log());
         let body: Value = serde_json::from_str(answer["body"].as_str().unwrap()).unwrap();
-        assert_eq!(body, json!({ "data": "OLLEH" }), "{name}");
+        assert_eq!(body, json!({ "data": "OLLEH", "via": "shoutcloud" }), "{name}");
     }
 }
 
