@@ -62,21 +62,9 @@ impl Answer {
 
 /// The base URL of a server, as `name` says it, checked.
 pub fn parse_server(name: &str, text: &str) -> Result<Url, Failure> {
-    let wrong = |what: &str| {
-        Err(Failure::usage(format!("{name} {what}"))
-            .hint("write the server's base URL, such as https://muster.example"))
-    };
-    let Ok(url) = Url::parse(text.trim()) else { return wrong("is not a URL that starts with http:// or https://") };
-    if !matches!(url.scheme(), "http" | "https") {
-        return wrong("must start with http:// or https://");
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return wrong("must not hold a user name or password");
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        return wrong("must end with its path, without ? or #");
-    }
-    Ok(url)
+    kit::upstream::parse_base_url(name, text).map_err(|error| {
+        Failure::usage(error.to_string()).hint("write the server's base URL, such as https://muster.example")
+    })
 }
 
 /// Whether requests to `url` stay on this machine.

@@ -477,13 +477,17 @@ impl Run {
         if self.tally.open > 0 || self.is_unwritten() {
             return Verdict::GoOn;
         }
+        // Cancelled first: from there a batch has no other end, however whole it is.
+        if self.cancelled {
+            return Verdict::Cancelled;
+        }
+        if self.tally.registered >= self.size {
+            return Verdict::Complete;
+        }
         match self.winding {
-            Winding::Cancelling => Verdict::Cancelled,
-            _ if self.tally.registered >= self.size => Verdict::Complete,
-            Winding::TimeUp if self.cancelled => Verdict::Cancelled,
             Winding::TimeUp => Verdict::TimeUp,
             Winding::No if self.is_exhausted() => Verdict::Exhausted,
-            Winding::No | Winding::Pausing => Verdict::GoOn,
+            Winding::No | Winding::Pausing | Winding::Cancelling => Verdict::GoOn,
         }
     }
 
@@ -511,4 +515,69 @@ impl Run {
 /// Reads a chunk as stored.
 pub fn stored_chunk(number: u64, version: u64, bytes: &[u8]) -> Result<StoredChunk, Damaged> {
     Ok(StoredChunk { chunk: Chunk::decode(number, bytes)?, version })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::{batch::Status, deveui::Prefix};
+
+    fn run(size: u64, now: Instant) -> Run {
+        let batch = Batch {
+            id: Uuid::nil(),
+            tenant: "t".to_owned(),
+            status: Status::Processing,
+            size,
+            prefix: Prefix::default(),
+            seed: 7,
+            on_uncertain: OnUncertain::Keep,
+            label: None,
+            provider: String::new(),
+            created_at: Timestamp::UNIX_EPOCH,
+            updated_at: Timestamp::UNIX_EPOCH,
+            completed_at: None,
+            fails_at: Timestamp::UNIX_EPOCH,
+            last_error: None,
+            progress: Progress::default(),
+            deleted_at: None,
+        };
+        Run::resume(&batch, Vec::new(), now)
+    }
+
+    /// Writes what is to be written, as a store that never fails.
+    fn write(run: &mut Run, now: Instant) {
+        while let Some(write) = run.write(now) {
+            run.written(write.chunk.number(), write.version + 1, now);
+        }
+    }
+
+    #[test]
+    fn nothing_is_asked_before_it_is_durably_open() {
+        let now = Instant::now();
+        let mut run = run(3, now);
+        assert_eq!(run.ask(now), None);
+        let first = run.write(now).unwrap();
+        assert_eq!(first.chunk.tally().open, 3, "no more than the batch needs");
+        assert_eq!(run.ask(now), None, "the write is still under way");
+        run.written(first.chunk.number(), 1, now);
+        assert!(run.ask(now).is_some());
+    }
+
+    #[test]
+    fn a_cancelled_batch_ends_as_cancelled_even_if_it_is_whole_and_out_of_time() {
+        let now = Instant::now();
+        let mut run = run(1, now);
+        write(&mut run, now);
+        let ask = run.ask(now).unwrap();
+        run.cancel(now);
+        run.time_up(now);
+        run.settle(ask.index, Outcome::Registered, now, now);
+        write(&mut run, now + FLUSH_AFTER);
+        // Its status is `Cancelling`, from which there is no step to `Completed`.
+        assert_eq!(run.verdict(now), Verdict::Cancelled);
+        assert_eq!(run.progress().registered, 1);
+    }
 }

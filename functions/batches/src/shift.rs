@@ -405,8 +405,12 @@ impl<'a> Shift<'a> {
         match result {
             Ok(Some(batch)) if !batch.status.is_final() => {
                 job.finishing = false;
+                // Not at once: were the status ever one that this end does not follow from, trying
+                // again without a pause would keep the store busy for nothing.
+                job.finish_after = Some(now + self.worker.timing.store_retry);
                 if batch.status == Status::Cancelling {
                     job.run.cancel(now);
+                    job.finish_after = None;
                 }
             }
             Ok(_) => {

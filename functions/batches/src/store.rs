@@ -11,6 +11,7 @@
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::{
+    error::BuildError,
     primitives::Blob,
     types::{Delete, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update},
 };
@@ -172,7 +173,7 @@ fn pending_key(provider: &str, tenant: &str, id: Uuid) -> HashMap<String, Attrib
     key(format!("PENDING#{provider}"), format!("{tenant}#{id}"))
 }
 
-fn built<T>(result: Result<T, aws_sdk_dynamodb::error::BuildError>) -> Result<T, StoreError> {
+fn built<T>(result: Result<T, BuildError>) -> Result<T, StoreError> {
     result.map_err(|error| StoreError::Other { detail: error.to_string() })
 }
 
@@ -415,20 +416,7 @@ impl BatchStore {
             .table_name(self.table())
             .set_key(Some(pending_key(provider, &pending.tenant, pending.id)))
             .build();
-        let result = self
-            .store
-            .client()
-            .transact_write_items()
-            .transact_items(TransactWriteItem::builder().update(built(row)?).build())
-            .transact_items(TransactWriteItem::builder().delete(built(off)?).build())
-            .send()
-            .await
-            .map_err(StoreError::from);
-        match result {
-            Ok(_) => Ok(true),
-            Err(error) if error.is_condition_failed() => Ok(false),
-            Err(error) => Err(error),
-        }
+        self.step(row, TransactWriteItem::builder().delete(built(off)?).build()).await
     }
 
     /// Takes a batch that is final, or is gone, off the worker's list.
@@ -461,12 +449,18 @@ impl BatchStore {
             .update_expression("SET cancelling = :true")
             .expression_attribute_values(":true", AttributeValue::Bool(true))
             .build();
+        self.step(row, TransactWriteItem::builder().update(built(pending)?).build()).await
+    }
+
+    /// A step in a batch's life: its row and its place in the worker's list change together, or not
+    /// at all. Answers whether the row's condition held.
+    async fn step(&self, row: Result<Update, BuildError>, place: TransactWriteItem) -> Result<bool, StoreError> {
         let result = self
             .store
             .client()
             .transact_write_items()
             .transact_items(TransactWriteItem::builder().update(built(row)?).build())
-            .transact_items(TransactWriteItem::builder().update(built(pending)?).build())
+            .transact_items(place)
             .send()
             .await
             .map_err(StoreError::from);

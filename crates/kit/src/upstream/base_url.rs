@@ -21,6 +21,29 @@ impl BaseUrlError {
     }
 }
 
+/// A base URL, checked: `http` or `https`, perhaps with a path, and nothing secret or changing in it.
+/// `variable` is the setting it comes from and is named in the error.
+pub fn parse_base_url(variable: &str, text: &str) -> Result<Url, BaseUrlError> {
+    let wrong = |problem: &str| Err(BaseUrlError::new(variable, problem));
+    let url = match Url::parse(text.trim()) {
+        Ok(url) => url,
+        Err(url::ParseError::RelativeUrlWithoutBase) => {
+            return wrong("must start with http:// or https://");
+        }
+        Err(error) => return wrong(&format!("is not a URL: {error}")),
+    };
+    if !matches!(url.scheme(), "http" | "https") {
+        return wrong("must start with http:// or https://");
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return wrong("must not hold a user name or password");
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return wrong("must end with its path, without ? or #");
+    }
+    Ok(url)
+}
+
 pub(super) struct BaseUrl {
     url: Url,
     /// Scheme, host, port and path, without a slash at the end.
@@ -30,23 +53,7 @@ pub(super) struct BaseUrl {
 
 impl BaseUrl {
     pub(super) fn parse(variable: &str, text: &str) -> Result<Self, BaseUrlError> {
-        let wrong = |problem: &str| Err(BaseUrlError::new(variable, problem));
-        let url = match Url::parse(text.trim()) {
-            Ok(url) => url,
-            Err(url::ParseError::RelativeUrlWithoutBase) => {
-                return wrong("must start with http:// or https://");
-            }
-            Err(error) => return wrong(&format!("is not a URL: {error}")),
-        };
-        if !matches!(url.scheme(), "http" | "https") {
-            return wrong("must start with http:// or https://");
-        }
-        if !url.username().is_empty() || url.password().is_some() {
-            return wrong("must not hold a user name or password");
-        }
-        if url.query().is_some() || url.fragment().is_some() {
-            return wrong("must end with its path, without ? or #");
-        }
+        let url = parse_base_url(variable, text)?;
         let prefix = url.as_str().trim_end_matches('/').to_owned();
         let origin = url.origin().ascii_serialization();
         Ok(Self { url, prefix, origin })

@@ -22,7 +22,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub use base_url::{BaseUrlError, path};
+pub use base_url::{BaseUrlError, parse_base_url, path};
 pub use error::UpstreamError;
 pub use retry::RetryPolicy;
 
