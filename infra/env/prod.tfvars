@@ -1,0 +1,14 @@
+# What people depend on: a zone may fail, and nothing is deleted by accident.
+environment         = "prod"
+deletion_protection = true
+waf                 = true
+nat                 = "per_zone"
+log_retention_days  = 90
+# alarm_email       = "operations@example.com"
+# domain_name       = "muster.example.com"
+# zone_id           = "Z0123456789ABCDEFGHIJ"
+
+settings = {
+  # MUSTER_LORAWAN_URL  = "https://provider.example"
+  MUSTER_SHOUTCLOUD_URL = "http://api.shoutcloud.io"
+}

@@ -1,0 +1,14 @@
+# A first try: cheap, and gone when it is destroyed.
+environment         = "test"
+deletion_protection = false
+waf                 = false
+nat                 = "single"
+log_retention_days  = 7
+
+point_in_time_recovery = false
+
+settings = {
+  # The LoRaWAN provider's base URL. Without it `batches` answers 503 and says so.
+  # MUSTER_LORAWAN_URL  = "https://provider.example"
+  MUSTER_SHOUTCLOUD_URL = "http://api.shoutcloud.io"
+}

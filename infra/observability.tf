@@ -1,0 +1,192 @@
+# Alarms, the topic they go to, and one dashboard. The functions' own metrics (namespace `muster`)
+# come out of their logs; crates/kit/src/metrics.rs lists them.
+
+resource "aws_sns_topic" "alarms" {
+  name = "${local.prefix}-alarms"
+  # Alarms cannot be sent to a topic under AWS's own key: it is the customer's, or none. What is
+  # sent are names of alarms and numbers.
+  kms_master_key_id = var.kms_key_arn
+}
+
+resource "aws_sns_topic_policy" "alarms" {
+  arn = aws_sns_topic.alarms.arn
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Sid       = "AlarmsOfThisAccount"
+      Effect    = "Allow"
+      Principal = { Service = "cloudwatch.amazonaws.com" }
+      Action    = "sns:Publish"
+      Resource  = aws_sns_topic.alarms.arn
+      Condition = { StringEquals = { "aws:SourceAccount" = local.account_id } }
+    }]
+  })
+}
+
+resource "aws_sns_topic_subscription" "mail" {
+  count = var.alarm_email == null ? 0 : 1
+
+  topic_arn = aws_sns_topic.alarms.arn
+  protocol  = "email"
+  endpoint  = var.alarm_email
+}
+
+locals {
+  # Every alarm: what is measured, when it is bad, and what to do then.
+  alarms = merge(
+    {
+      "load-balancer-5xx" = {
+        namespace  = "AWS/ApplicationELB"
+        metric     = "HTTPCode_ELB_5XX_Count"
+        dimensions = { LoadBalancer = aws_lb.main.arn_suffix }
+        what       = "The load balancer itself answered 5xx: a function failed, timed out or gave a malformed answer. Look at the functions' logs."
+      }
+      "answers-5xx" = {
+        namespace  = "AWS/ApplicationELB"
+        metric     = "HTTPCode_Target_5XX_Count"
+        dimensions = { LoadBalancer = aws_lb.main.arn_suffix }
+        threshold  = 5
+        what       = "Functions answered 5xx: the store or an upstream is away (503), or a bug (500). The problem's instance is the request id in the log."
+      }
+      "dead-letters" = {
+        namespace  = "AWS/SQS"
+        metric     = "ApproximateNumberOfMessagesVisible"
+        statistic  = "Maximum"
+        dimensions = { QueueName = aws_sqs_queue.dead_letters.name }
+        what       = "Ticks or stream records failed for good. Read the queue, repair the cause, purge it: the next tick does their work."
+      }
+    },
+    {
+      for name, f in local.functions : "errors-${name}" => {
+        namespace  = "AWS/Lambda"
+        metric     = "Errors"
+        dimensions = { FunctionName = aws_lambda_function.function[name].function_name }
+        what       = "Invocations of ${name} failed. Look at its log group."
+      }
+    },
+    {
+      for name, f in local.functions : "throttles-${name}" => {
+        namespace  = "AWS/Lambda"
+        metric     = "Throttles"
+        dimensions = { FunctionName = aws_lambda_function.function[name].function_name }
+        # A worker's tick may find the last one still at work and be tried again a moment later.
+        threshold = f.kind == "worker" ? 10 : 1
+        what      = "Lambda had no place for ${name}: the account's concurrency is used up, or the worker's reserved one."
+      }
+    },
+    {
+      for name, f in local.worker_functions : "not-run-${name}" => {
+        namespace  = "AWS/Lambda"
+        metric     = "Invocations"
+        dimensions = { FunctionName = aws_lambda_function.function[name].function_name }
+        comparison = "LessThanThreshold"
+        missing    = "breaching"
+        what       = "${name} was not started for five minutes. Look at its schedule and at the dead letters."
+      } if f.schedule != null
+    },
+    {
+      # Each request counts as 0 or 1, so the average is the share that failed.
+      for upstream in local.upstreams : "upstream-${upstream}" => {
+        namespace  = "muster"
+        metric     = "UpstreamErrors"
+        statistic  = "Average"
+        dimensions = { Environment = local.prefix, Upstream = upstream }
+        threshold  = 0.9
+        what       = "Nine of ten requests to ${upstream} failed for five minutes. Work goes on by itself when it is back; what is pending stays pending."
+      }
+    },
+  )
+  alarm_names = keys(local.alarms)
+}
+
+resource "aws_cloudwatch_metric_alarm" "alarm" {
+  for_each = local.alarms
+
+  alarm_name        = "${local.prefix}-${each.key}"
+  alarm_description = each.value.what
+
+  namespace           = each.value.namespace
+  metric_name         = each.value.metric
+  dimensions          = each.value.dimensions
+  statistic           = try(each.value.statistic, "Sum")
+  period              = 300
+  evaluation_periods  = 1
+  comparison_operator = try(each.value.comparison, "GreaterThanOrEqualToThreshold")
+  threshold           = try(each.value.threshold, 1)
+  treat_missing_data  = try(each.value.missing, "notBreaching")
+
+  alarm_actions = [aws_sns_topic.alarms.arn]
+  ok_actions    = [aws_sns_topic.alarms.arn]
+}
+
+locals {
+  balancer = aws_lb.main.arn_suffix
+
+  # What AWS measures.
+  graphs = {
+    "1 Answers, by status" = [
+      for code in ["2XX", "4XX", "5XX"] :
+      ["AWS/ApplicationELB", "HTTPCode_Target_${code}_Count", "LoadBalancer", local.balancer, { stat = "Sum", label = code }]
+    ]
+    "2 Time to answer" = [
+      for stat in ["p50", "p90", "p99"] :
+      ["AWS/ApplicationELB", "TargetResponseTime", "LoadBalancer", local.balancer, { stat = stat, label = stat }]
+    ]
+    "3 Invocations" = [
+      for name in keys(local.functions) :
+      ["AWS/Lambda", "Invocations", "FunctionName", "${local.prefix}-${name}", { stat = "Sum", label = name }]
+    ]
+    "4 Errors and throttles" = concat([
+      for name in keys(local.functions) :
+      ["AWS/Lambda", "Errors", "FunctionName", "${local.prefix}-${name}", { stat = "Sum", label = "${name} errors" }]
+      ], [
+      for name in keys(local.functions) :
+      ["AWS/Lambda", "Throttles", "FunctionName", "${local.prefix}-${name}", { stat = "Sum", label = "${name} throttles" }]
+    ])
+    "5 Duration, p99" = [
+      for name in keys(local.functions) :
+      ["AWS/Lambda", "Duration", "FunctionName", "${local.prefix}-${name}", { stat = "p99", label = name }]
+    ]
+  }
+
+  # What the functions measure. A search finds what a later function measures too, and needs no
+  # change here where it does so under the same names.
+  searches = {
+    "6 DevEUIs"                             = { metrics = ["DevEuisRegistered", "DevEuiConflicts", "DevEuisRecovered"], by = "Function", stat = "Sum" }
+    "7 Highest number in flight"            = { metrics = ["RequestsInFlight"], by = "Function", stat = "Maximum" }
+    "8 Tick lag, milliseconds"              = { metrics = ["TickLag"], by = "Function", stat = "Maximum" }
+    "9 Cold starts"                         = { metrics = ["ColdStarts"], by = "Function", stat = "Sum" }
+    "A Upstreams: requests and errors"      = { metrics = ["UpstreamRequests", "UpstreamErrors"], by = "Upstream", stat = "Sum" }
+    "B Upstreams: p90 answer, milliseconds" = { metrics = ["UpstreamLatency"], by = "Upstream", stat = "p90" }
+  }
+}
+
+resource "aws_cloudwatch_dashboard" "main" {
+  dashboard_name = local.prefix
+
+  dashboard_body = jsonencode({
+    widgets = [
+      # The first character of a title gives its place.
+      for index, title in sort(concat(keys(local.graphs), keys(local.searches))) : {
+        type   = "metric"
+        x      = index % 2 * 12
+        y      = floor(index / 2) * 6
+        width  = 12
+        height = 6
+        properties = {
+          title  = substr(title, 2, -1)
+          region = local.region
+          view   = "timeSeries"
+          period = 60
+          metrics = try(local.graphs[title], [[{
+            expression = join("", [
+              "SEARCH('{muster,Environment,${local.searches[title].by}} Environment=\"${local.prefix}\" MetricName=(",
+              join(" OR ", [for metric in local.searches[title].metrics : "\"${metric}\""]),
+              ")', '${local.searches[title].stat}', 60)",
+            ])
+          }]])
+        }
+      }
+    ]
+  })
+}
