@@ -81,21 +81,22 @@ locals {
           Action   = ["logs:CreateLogStream", "logs:PutLogEvents"]
           Resource = "arn:${local.partition}:logs:${local.region}:${local.account_id}:log-group:/aws/lambda/${local.prefix}-${name}:*"
         },
-        # Lambda itself needs these, under the function's role, to join the private subnets.
+        # Lambda itself needs these, under the function's role, to join the private subnets and, long
+        # after the function is gone, to leave them. Naming the subnets here would turn the order
+        # round in which things are destroyed: role before subnets, and the interfaces stay for ever.
         {
-          Sid    = "JoinSubnets"
-          Effect = "Allow"
-          Action = "ec2:CreateNetworkInterface"
-          Resource = concat(
-            ["${local.ec2_arn}:network-interface/*", "${local.ec2_arn}:security-group/${aws_security_group.functions.id}"],
-            [for subnet in aws_subnet.private : "${local.ec2_arn}:subnet/${subnet.id}"],
-          )
+          Sid      = "JoinSubnets"
+          Effect   = "Allow"
+          Action   = "ec2:CreateNetworkInterface"
+          Resource = [for kind in ["network-interface", "security-group", "subnet"] : "${local.ec2_arn}:${kind}/*"]
         },
         {
-          Sid      = "NetworkInterfaces"
-          Effect   = "Allow"
-          Action   = ["ec2:AssignPrivateIpAddresses", "ec2:DeleteNetworkInterface", "ec2:UnassignPrivateIpAddresses"]
-          Resource = "${local.ec2_arn}:network-interface/*"
+          Sid    = "NetworkInterfaces"
+          Effect = "Allow"
+          Action = ["ec2:AssignPrivateIpAddresses", "ec2:DeleteNetworkInterface", "ec2:UnassignPrivateIpAddresses"]
+          # All of the account's, as Lambda's guide has it: the interfaces' names are not known before,
+          # and a narrower kind of resource is reported to make their deletion fail.
+          Resource = "${local.ec2_arn}:*/*"
         },
         {
           Sid      = "DescribeNetwork"

@@ -62,10 +62,12 @@ resource "aws_subnet" "private" {
 
   tags = { Name = "${local.prefix}-private-${local.zones[count.index]}" }
 
-  # Lambda gives its network interfaces back up to 45 minutes after the last function is gone.
+  # Lambda gives its network interfaces back up to 45 minutes after the last function is gone, with
+  # the functions' roles, which therefore go after the subnets.
   timeouts {
     delete = "60m"
   }
+  depends_on = [aws_iam_role_policy.function]
 }
 
 # Ways out

@@ -277,40 +277,33 @@ impl Api {
     }
 }
 
-/// The release binaries of `functions`, by name.
+/// The binaries of `functions` as `scripts/package` packs them for this machine, by name.
 ///
-/// Found in the folder `MUSTER_BOOTSTRAP_DIR` as `<function>/bootstrap` or `<function>`, where that is
-/// set; else built with cargo into the workspace's own target folder.
+/// `MUSTER_BOOTSTRAP_DIR` is a folder that holds `<function>/bootstrap`. Where it is not set they are
+/// packaged first, which takes minutes after a change.
 pub async fn bootstraps(functions: &[&str]) -> anyhow::Result<HashMap<String, PathBuf>> {
-    if let Some(folder) = std::env::var_os("MUSTER_BOOTSTRAP_DIR") {
-        return functions.iter().map(|name| find(Path::new(&folder), name)).collect();
+    let folder = match std::env::var_os("MUSTER_BOOTSTRAP_DIR") {
+        Some(folder) => PathBuf::from(folder),
+        None => package().await?,
+    };
+    functions.iter().map(|name| find(&folder, name)).collect()
+}
+
+/// Packages the functions and gives back the folder that they are in.
+async fn package() -> anyhow::Result<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    // Not where scripts/package leaves what is to be deployed, which may be for another architecture.
+    let folder = root.join("target/native");
+    let mut script = Command::new(root.join("scripts/package"));
+    script.args(["--arch", "native", "--out"]).arg(&folder).stdin(Stdio::null()).stdout(Stdio::null());
+    if !script.status().await.context("could not run scripts/package")?.success() {
+        bail!("scripts/package failed");
     }
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--release", "--message-format=json-render-diagnostics"]);
-    for function in functions {
-        cargo.args(["--package", function]);
-    }
-    let output = cargo
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .stderr(Stdio::inherit())
-        .output()
-        .await
-        .context("could not run cargo")?;
-    if !output.status.success() {
-        bail!("the functions do not build");
-    }
-    let messages = output.stdout.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
-    Ok(messages
-        .filter_map(|message: Value| {
-            let name = message["target"]["name"].as_str()?.to_owned();
-            Some((name, PathBuf::from(message["executable"].as_str()?)))
-        })
-        .collect())
+    Ok(folder)
 }
 
 fn find(folder: &Path, name: &str) -> anyhow::Result<(String, PathBuf)> {
-    let choices = [folder.join(name).join("bootstrap"), folder.join(name)];
-    let found = choices.into_iter().find(|path| path.is_file());
-    let path = found.with_context(|| format!("{} holds no bootstrap of {name}", folder.display()))?;
-    Ok((name.to_owned(), path.canonicalize()?))
+    let path = folder.join(name).join("bootstrap");
+    let path = path.canonicalize().with_context(|| format!("{} is not there: run scripts/package", path.display()))?;
+    Ok((name.to_owned(), path))
 }

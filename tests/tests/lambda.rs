@@ -1,4 +1,4 @@
-//! The functions as Lambda runs them: their release binaries, real events, the real Runtime API.
+//! The functions as Lambda runs them: the binaries that are deployed, real events, the real Runtime API.
 //!
 //! The events are in `tests/events`, written for `shout`; for another function its path takes the
 //! place of `/api/v1/shout`. What holds for all of them: an answer in the event's own mode, never a
@@ -13,12 +13,15 @@ use kit::{
     dynamo::embedded::Embedded,
 };
 use serde_json::{Value, json};
-use simulators::shoutcloud;
+use simulators::{lorawan, shoutcloud};
 use system_tests::runtime_api::{Function, Outcome, bootstraps};
 use tokio::{net::TcpListener, sync::OnceCell};
 
 /// Longer than any of these requests takes, so that a stuck one is found.
 const TIME: Duration = Duration::from_secs(20);
+
+/// The functions that are started or looked at here.
+const FUNCTIONS: &[&str] = &["shout", "batches", "batches-worker"];
 
 /// Each event and the status that anybody gets for it without a key.
 const EVENTS: &[(&str, u16)] = &[
@@ -80,7 +83,7 @@ impl Backend {
     async fn function(&self, name: &str, more: &[(&str, &str)]) -> Function {
         // Once for all tests of this file: a release build with link-time optimisation is minutes.
         static BINARIES: OnceCell<std::collections::HashMap<String, std::path::PathBuf>> = OnceCell::const_new();
-        let binaries = BINARIES.get_or_try_init(|| bootstraps(&["shout", "batches"])).await.unwrap();
+        let binaries = BINARIES.get_or_try_init(|| bootstraps(FUNCTIONS)).await.unwrap();
         let mut environment = vec![("AWS_ENDPOINT_URL_DYNAMODB", self.url.as_str())];
         environment.extend_from_slice(more);
         Function::start(&binaries[name], &environment).await.unwrap()
@@ -163,6 +166,18 @@ async fn survives_every_event(function: &Function, path: &str) {
     assert!(!function.log().contains("panic"), "{}", function.log());
 }
 
+/// A panic costs one request and not the process, if the binary unwinds. cargo-lambda would build one
+/// that aborts, were the profile silent, and no request that is known makes these panic.
+#[tokio::test]
+async fn a_panic_unwinds() {
+    // Only the unwinding half of the standard library has this message.
+    let message = b"Rust panics must be rethrown";
+    for (name, path) in bootstraps(FUNCTIONS).await.unwrap() {
+        let binary = std::fs::read(&path).unwrap();
+        assert!(binary.windows(message.len()).any(|window| window == message), "{name} aborts, or Rust has changed");
+    }
+}
+
 #[tokio::test]
 async fn shout_answers_every_event_and_lives_on() {
     let backend = Backend::start().await;
@@ -187,6 +202,76 @@ async fn shout_shouts_in_every_mode() {
         let body: Value = serde_json::from_str(answer["body"].as_str().unwrap()).unwrap();
         assert_eq!(body, json!({ "data": "OLLEH", "via": "shoutcloud" }), "{name}");
     }
+}
+
+/// The lines of metrics that the function has written, once there are so many.
+async fn metrics(function: &Function, count: usize) -> Vec<Value> {
+    let written = || -> Vec<Value> {
+        let log = function.log();
+        let lines = log.lines().filter_map(|line| serde_json::from_str(line).ok());
+        lines.filter(|line: &Value| line["_aws"]["CloudWatchMetrics"].is_array()).collect()
+    };
+    // What was written before an answer may be read here a moment after it.
+    let read = async {
+        while written().len() < count {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(TIME, read).await.unwrap_or_else(|_| panic!("{}", function.log()));
+    written()
+}
+
+#[tokio::test]
+async fn each_invocation_that_measured_something_writes_a_line_of_metrics() {
+    let backend = Backend::start().await;
+    let upstream = shoutcloud::start(shoutcloud::Config::default()).await.unwrap();
+    let environment = [("MUSTER_SHOUTCLOUD_URL", upstream.url()), ("MUSTER_ENVIRONMENT", "muster-test")];
+    let function = backend.function("shout", &environment).await;
+    let health = event("health-check-without-host");
+    let shout = backend.authorized(event("post-multi-value"));
+    for event in [&health, &health, &shout, &shout] {
+        let answer = function.invoke(event, TIME).await.unwrap().response();
+        assert_eq!(assert_well_formed(event, &answer), 200, "{answer} {}", function.log());
+    }
+    let metrics = metrics(&function, 3).await;
+    let what: Vec<_> =
+        metrics.iter().map(|line| (line["ColdStarts"].clone(), line["UpstreamErrors"].clone())).collect();
+    // The second health check had nothing to tell.
+    assert_eq!(what, [(json!(1), json!(null)), (json!(null), json!([0])), (json!(null), json!([0]))]);
+    let last = &metrics[2];
+    assert_eq!((&last["Environment"], &last["Upstream"]), (&json!("muster-test"), &json!("shoutcloud")));
+    assert!(last["Function"].is_string(), "{last}");
+}
+
+#[tokio::test]
+async fn a_tick_of_the_worker_registers_a_batch_and_says_so_in_its_metrics() {
+    let backend = Backend::start().await;
+    let provider = lorawan::start(lorawan::Config::default()).await.unwrap();
+    let environment = [("MUSTER_LORAWAN_URL", provider.url())];
+    let batches = backend.function("batches", &environment).await;
+    let worker = backend.function("batches-worker", &environment).await;
+    let mut create = backend.authorized(event("post-multi-value"));
+    create["path"] = json!("/api/v1/batches");
+    create["body"] = json!(r#"{"batch_size":25}"#);
+    let answer = batches.invoke(&create, TIME).await.unwrap().response();
+    assert_eq!(assert_well_formed(&create, &answer), 201, "{answer} {}", batches.log());
+
+    let tick = json!({ "scheduled_time": (jiff::Timestamp::now() - Duration::from_secs(2)).to_string() });
+    // Longer than the part of an invocation in which nothing new is begun.
+    let time = Duration::from_secs(60);
+    assert_eq!(worker.invoke(&tick, time).await.unwrap().response(), json!({ "ended": "Idle" }));
+    assert_eq!(provider.registered().len(), 25);
+    let line = &metrics(&worker, 1).await[0];
+    let lag = line["TickLag"].as_u64().unwrap();
+    assert!((2_000..22_000).contains(&lag), "{line}");
+    let values = ["ColdStarts", "DevEuisRegistered", "DevEuiConflicts", "DevEuisRecovered", "UpstreamRequests"];
+    assert_eq!(values.map(|name| line[name].as_u64()), [1, 25, 0, 0, 25].map(Some), "{line}");
+
+    worker.invoke(&json!({ "unheard": "of" }), time).await.unwrap();
+    worker.invoke(&tick, time).await.unwrap().response();
+    let lines = metrics(&worker, 2).await;
+    let idle = lines[1].as_object().unwrap();
+    assert!(lines.len() == 2 && idle.contains_key("TickLag") && !idle.contains_key("Upstream"), "{lines:?}");
 }
 
 #[tokio::test]

@@ -126,6 +126,8 @@ pub fn app(routes: Vec<Routes>, access: Access) -> Router {
     merged
         .route_layer(middleware::from_fn_with_state(Arc::new(guard), guard_route))
         .route("/healthz", health())
+        // Where one host stands before several functions, the load balancer sends each its own name.
+        .route("/healthz/{function}", health())
         .fallback(nothing_here)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(middleware::from_fn(bound_answer))

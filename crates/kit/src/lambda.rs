@@ -40,7 +40,11 @@ use serde_json::{json, value::RawValue};
 use tokio::time::Instant;
 use tower::ServiceExt;
 
-use crate::{problem::Problem, telemetry};
+use crate::{
+    metrics::{self, Metrics},
+    problem::Problem,
+    telemetry,
+};
 use answer::Answer;
 pub use answer::MAX_ANSWER;
 pub use event::{Refusal, check_path};
@@ -69,12 +73,20 @@ const UNKNOWN_TIME: Duration = Duration::from_secs(30);
 /// clients and to warm their connections. Its failure is reported to Lambda and ends the process.
 pub async fn run_http(init: impl Future<Output = Result<Router, Error>>) -> Result<(), Error> {
     telemetry::init();
-    let router = initialise(init).await?;
+    let router = initialise(metrics::process(), init).await?;
     lambda_runtime::run(service_fn(move |event| {
         let router = router.clone();
-        async move { Ok::<_, Infallible>(answer(router, event).await) }
+        async move { Ok::<_, Infallible>(measured(metrics::process(), answer(router, event)).await) }
     }))
     .await
+}
+
+/// Does the work of one invocation, and writes down what was measured in it before Lambda learns
+/// that it is over: from then on the process may be frozen at any time.
+async fn measured<T>(metrics: &Metrics, work: impl Future<Output = T>) -> T {
+    let result = work.await;
+    metrics.flush();
+    result
 }
 
 /// Answers one event of a load balancer, in every case.
@@ -143,9 +155,12 @@ fn end_of(context: &Context, otherwise: Duration) -> Instant {
 
 /// Runs the cold start. What goes wrong in it is in the log and told to Lambda, which shows it
 /// to whoever invokes the function, rather than only that the process ended.
-async fn initialise<T>(init: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+async fn initialise<T>(metrics: &Metrics, init: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     let error = match AssertUnwindSafe(init).catch_unwind().await {
-        Ok(Ok(ready)) => return Ok(ready),
+        Ok(Ok(ready)) => {
+            metrics.record(metrics::COLD_STARTS, 1);
+            return Ok(ready);
+        }
         Ok(Err(error)) => error,
         Err(panic) => Panicked(panic_message(&*panic).to_owned()).into(),
     };
@@ -390,8 +405,34 @@ mod tests {
 
     #[tokio::test]
     async fn a_panicking_cold_start_is_an_error() {
-        let error = initialise(async { panic!("no table") as Result<(), Error> }).await.unwrap_err();
+        let init = async { panic!("no table") as Result<(), Error> };
+        let error = initialise(&Metrics::off(), init).await.unwrap_err();
         assert_eq!(error.to_string(), "panicked: no table");
+    }
+
+    #[tokio::test]
+    async fn what_an_invocation_measured_is_written_before_it_ends_and_its_cold_start_once() {
+        let (metrics, lines) = metrics::tests::collected();
+        let failed: Result<(), Error> = initialise(&metrics, async { Err("no table".into()) }).await;
+        failed.unwrap_err();
+        initialise(&metrics, async { Ok(()) }).await.unwrap();
+        assert!(lines.take().is_empty(), "a line of its own would be wasted on it");
+
+        assert_eq!(measured(&metrics, async { 7 }).await, 7);
+        assert_eq!(lines.take().iter().map(|line| &line["ColdStarts"]).collect::<Vec<_>>(), [&json!(1)]);
+
+        measured(&metrics, async {
+            for _ in 0..3 {
+                metrics.call("lorawan").answered(StatusCode::OK);
+            }
+        })
+        .await;
+        let written = lines.take();
+        assert_eq!(written.len(), 1, "{written:?}");
+        assert_eq!((&written[0]["UpstreamRequests"], written[0].get("ColdStarts")), (&json!(3), None));
+
+        measured(&metrics, async {}).await;
+        assert!(lines.take().is_empty(), "there was nothing to measure");
     }
 
     /// Any JSON up to a few levels deep.

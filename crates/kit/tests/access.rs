@@ -168,6 +168,23 @@ async fn another_process_reads_a_revocation_from_the_store() {
 }
 
 #[tokio::test]
+async fn a_revoked_key_that_another_process_remembers_opens_for_a_minute_and_no_longer() {
+    let world = World::new().await;
+    let (key, token) = world.access.keys().create(new_key("acme", &["things:read"]), world.clock.now()).await.unwrap();
+    let (_, other) = World::process(&world.embedded, &world.clock);
+    let whoami = async || {
+        let request = Request::get("/whoami").header("authorization", format!("Bearer {token}"));
+        send(&other, request.body(Body::empty()).unwrap()).await
+    };
+    whoami().await.expect(200);
+    world.send("DELETE", &format!("{KEYS}/{}", key.id), &world.admin, "").await.expect(204);
+    world.clock.advance(Duration::from_millis(59_900));
+    whoami().await.expect(200);
+    world.clock.advance(Duration::from_millis(100));
+    whoami().await.unauthorized();
+}
+
+#[tokio::test]
 async fn whatever_is_no_valid_key_gets_the_same_401() {
     let world = World::new().await;
     let (key, token) = world.access.keys().create(new_key("acme", &["things:read"]), world.clock.now()).await.unwrap();

@@ -119,6 +119,7 @@ async fn health_needs_no_host_no_key_and_no_store() {
     let check = Request::get("/healthz").header("user-agent", "ELB-HealthChecker/2.0");
     let reply = send(&router, check.body(Body::empty()).unwrap()).await;
     assert_eq!((reply.status.as_u16(), reply.body.as_slice()), (200, br#"{"status":"ok"}"#.as_slice()));
+    assert_eq!(send(&router, request("GET", "/healthz/shout")).await.status, 200);
     let head = send(&router, request("HEAD", "/healthz")).await;
     assert_eq!((head.status.as_u16(), head.body.len()), (200, 0));
     let post = send(&router, request("POST", "/healthz")).await;

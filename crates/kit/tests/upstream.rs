@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use kit::secrets::Secret;
 use kit::upstream::{Upstream, UpstreamError};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -116,6 +117,19 @@ async fn a_request_carries_its_body_its_headers_and_the_path_below_the_base() {
     assert!(request.contains("x-auth-token: t0ken\r\n"), "{request}");
     assert!(request.contains("content-type: application/json\r\n"), "{request}");
     assert!(request.ends_with("\r\n\r\n{\"deveui\":\"0001\"}"), "{request}");
+}
+
+#[tokio::test]
+async fn a_token_goes_along_where_there_is_one() {
+    for (token, sent) in [(Secret::here("X_TOKEN", "t0ken").unwrap(), true), (Secret::none("X_TOKEN"), false)] {
+        let server = Server::start(Reply::Keep(OK.into())).await;
+        let upstream = Upstream::builder("X", &server.url).bearer(token).build().unwrap();
+        upstream.get("/", TIMEOUT).await.unwrap();
+        let request = server.requests.lock().unwrap().remove(0);
+        assert_eq!(request.contains("authorization: Bearer t0ken\r\n"), sent, "{request}");
+        assert_eq!(request.contains("authorization"), sent, "{request}");
+        assert!(!format!("{upstream:?}").contains("t0ken"));
+    }
 }
 
 #[tokio::test]

@@ -30,7 +30,7 @@ use jiff::Timestamp;
 use kit::{
     access::{ADMIN, Access, NewKey},
     clock::Clock,
-    dynamo::{DEFAULT_PREFIX, Store, embedded::Embedded},
+    dynamo::{DEFAULT_PREFIX, Store, TableDef, embedded::Embedded},
     http::{Routes, Scope},
     upstream::Upstream,
 };
@@ -49,6 +49,8 @@ use crate::{
 
 /// The tenant of a state folder's owner.
 const TENANT: &str = "default";
+/// Every table there is: that of the keys, and one for each capability that keeps something.
+pub const TABLES: [&TableDef; 2] = [&kit::access::TABLE, &batches::TABLE];
 /// How often what has expired is deleted, as DynamoDB does by itself.
 const SWEEP_EVERY: Duration = Duration::from_hours(1);
 
@@ -79,7 +81,7 @@ impl Backend {
 
     async fn on_engine(engine: Embedded, dir: Option<PathBuf>) -> Result<Self, Failure> {
         let store = engine.store(DEFAULT_PREFIX);
-        store.create_tables(&[&kit::access::TABLE, &batches::TABLE]).await?;
+        store.create_tables(&TABLES).await?;
         Ok(Self { engine: Some(engine), dir, ..Self::on(store) })
     }
 
@@ -253,7 +255,7 @@ pub fn configured_provider(settings: &Settings, url: Option<&str>) -> Result<Opt
             Failure::usage(format!("{} {}", settings.origin(batches::config::URL), error.problem))
                 .hint("write the provider's base URL, such as https://provider.example/api")
         }
-        error @ batches::config::ConfigError::Seconds(..) => Failure::usage(error.to_string()),
+        error => Failure::usage(error.to_string()),
     })
 }
 

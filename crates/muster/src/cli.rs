@@ -14,7 +14,8 @@ use uuid::Uuid;
 ///
 /// With --server (or MUSTER_SERVER) it talks to that server; with a `muster serve` running on the
 /// state folder, to that one; else it does the work in its own process. Settings come from flags,
-/// then from the environment, then from muster.toml in the XDG configuration folder.
+/// then from the environment, then from muster.toml in the XDG configuration folder, or from the
+/// profile that `muster login --profile` has made there.
 ///
 /// Exit codes: 0 fine, 1 failed, 2 usage, 3 not found, 4 no access, 5 the server or an upstream is
 /// away, 130 interrupted.
@@ -50,6 +51,9 @@ pub struct Global {
     /// Base URL of the server to talk to; its key comes from MUSTER_KEY [also: MUSTER_SERVER]
     #[arg(long, global = true, help_heading = GLOBAL, value_name = "URL", value_parser = NonEmptyStringValueParser::new())]
     pub server: Option<String>,
+    /// Use the server and the key of this profile; `muster login --profile` makes it [also: MUSTER_PROFILE]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "NAME", value_parser = parse_profile)]
+    pub profile: Option<String>,
     /// Folder for everything local [also: MUSTER_STATE; default: muster in the XDG state folder]
     #[arg(long, global = true, help_heading = GLOBAL, value_name = "DIR")]
     pub state: Option<PathBuf>,
@@ -103,8 +107,18 @@ pub enum Command {
     },
     /// Everything in one process, for other programs and other people
     Serve(Serve),
+    /// Remember a server and its key, which is read from standard input
+    #[command(after_help = "\
+The key is read from standard input, never from the command line, where others could see it:
+  muster login https://muster.example < key
+It is tried first. With --profile, it is kept beside others: muster --profile NAME batch list")]
+    Login(Login),
+    /// Forget the server and its key
+    Logout,
     /// The keys of the API
     Keys(Keys),
+    /// The upstreams' tokens of a deployment on AWS
+    Secrets(Secrets),
     /// A server with simulated upstreams, told step by step
     Demo(Demo),
     /// Print the completions for a shell
@@ -123,6 +137,9 @@ pub enum Command {
     /// Print the declared routes with their scopes, as JSON
     #[command(hide = true)]
     Routes,
+    /// Print the definitions of all tables, as JSON
+    #[command(hide = true)]
+    Tables,
 }
 
 /// Commands about batches.
@@ -294,6 +311,42 @@ pub enum KeysCommand {
     },
 }
 
+/// Which server to remember.
+#[derive(Debug, Args)]
+pub struct Login {
+    /// Its base URL, such as https://muster.example
+    pub url: String,
+    /// A PEM file with the certificate to trust for this server, where no public authority vouches for it
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+}
+
+/// The upstreams' tokens of a deployment on AWS.
+#[derive(Debug, Args)]
+pub struct Secrets {
+    /// Which deployment, such as muster-test [also: MUSTER_ENVIRONMENT]
+    #[arg(long, global = true, value_name = "NAME", value_parser = parse_environment)]
+    pub environment: Option<String>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: SecretsCommand,
+}
+
+/// Commands about secrets.
+#[derive(Debug, Subcommand)]
+pub enum SecretsCommand {
+    /// Give a secret a value, from standard input; the functions use it within five minutes
+    #[command(after_help = "\
+The value is read from standard input, never from the command line, where others could see it:
+  muster secrets set MUSTER_LORAWAN_TOKEN --environment muster-test < token")]
+    Set {
+        /// Its name, such as MUSTER_LORAWAN_TOKEN
+        name: String,
+    },
+    /// List the secrets, without their values
+    List,
+}
+
 /// How the demonstration runs.
 #[derive(Debug, Args)]
 pub struct Demo {
@@ -352,6 +405,23 @@ fn parse_status(text: &str) -> Result<Status, String> {
     let all = [Status::Processing, Status::Completed, Status::Cancelling, Status::Cancelled, Status::Failed];
     let found = all.into_iter().find(|status| status.as_str().eq_ignore_ascii_case(text));
     found.ok_or_else(|| format!("one of {}", all.map(Status::as_str).join(", ")))
+}
+
+/// A profile's name, which is also that of its file.
+pub fn parse_profile(text: &str) -> Result<String, String> {
+    let sane = |it: u8| it.is_ascii_alphanumeric() || it == b'-' || it == b'_';
+    if !(1..=64).contains(&text.len()) || !text.bytes().all(sane) {
+        return Err("a profile's name has 1 to 64 letters, digits, - and _, such as muster-test".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+fn parse_environment(text: &str) -> Result<String, String> {
+    let sane = |it: u8| it.is_ascii_lowercase() || it.is_ascii_digit() || it == b'-';
+    if text.is_empty() || !text.bytes().all(sane) {
+        return Err("write the deployment's name, such as muster-test or muster-prod".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 fn parse_address(text: &str) -> Result<SocketAddr, String> {

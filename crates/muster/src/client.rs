@@ -2,7 +2,7 @@
 //!
 //! Both get the same requests and give the same answers, so no command can tell them apart.
 
-use std::{fmt, time::Duration};
+use std::{fmt, path::Path, time::Duration};
 
 use axum::{Router, body::Body};
 use bytes::Bytes;
@@ -78,8 +78,9 @@ pub fn is_loopback(url: &Url) -> bool {
 }
 
 impl Client {
-    /// A client of the server at `base`.
-    pub fn http(base: &Url, key: Option<&str>) -> Result<Self, Failure> {
+    /// A client of the server at `base`. The certificates in `ca_file` are trusted for it, beside
+    /// those that the system trusts.
+    pub fn http(base: &Url, key: Option<&str>, ca_file: Option<&Path>) -> Result<Self, Failure> {
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("muster/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
@@ -90,6 +91,9 @@ impl Client {
             .redirect(reqwest::redirect::Policy::none());
         if is_loopback(base) {
             builder = builder.no_proxy();
+        }
+        if let Some(file) = ca_file {
+            builder = builder.tls_certs_merge(certificates(file)?);
         }
         let client = builder.build().map_err(|error| Failure::new(format!("cannot make an HTTP client: {error}")))?;
         let base = base.as_str().trim_end_matches('/').to_owned();
@@ -173,6 +177,25 @@ impl fmt::Debug for Client {
     }
 }
 
+fn certificates(file: &Path) -> Result<Vec<reqwest::Certificate>, Failure> {
+    let cannot = |why: String| {
+        Failure::usage(format!("cannot take certificates from {}: {why}", file.display()))
+            .hint("--ca-file and MUSTER_CA_FILE name a PEM file, -----BEGIN CERTIFICATE----- and so on")
+    };
+    let pem = std::fs::read(file).map_err(|error| cannot(error.to_string()))?;
+    let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| cannot(innermost(&error)))?;
+    if certificates.is_empty() { Err(cannot("there is none in it".to_owned())) } else { Ok(certificates) }
+}
+
+/// The last cause says it best: "Connection refused".
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}
+
 fn authorization(key: Option<&str>) -> Result<Option<HeaderValue>, Failure> {
     let Some(key) = key else { return Ok(None) };
     let mut value = HeaderValue::try_from(format!("Bearer {key}")).map_err(|_| {
@@ -195,10 +218,10 @@ async fn over_http(
     body: Bytes,
 ) -> Result<Parts, Failure> {
     let away = |error: &reqwest::Error| {
-        // The last cause says it best: "Connection refused".
-        let mut cause: &dyn std::error::Error = error;
-        while let Some(deeper) = cause.source() {
-            cause = deeper;
+        let cause = innermost(error);
+        if cause.contains("certificate") {
+            return Failure::new(format!("{base} is not who it says, as far as is known here: {cause}"))
+                .hint("if it is yours, `muster login URL --ca-file FILE` trusts its certificate");
         }
         let what = if error.is_timeout() {
             "did not answer in time".to_owned()
@@ -291,7 +314,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         drop(listener);
-        let client = Client::http(&base.parse().unwrap(), None).unwrap();
+        let client = Client::http(&base.parse().unwrap(), None, None).unwrap();
         let failure = client.get::<serde_json::Value>("/healthz").await.unwrap_err();
         assert_eq!(failure.exit, Exit::Away);
         assert!(failure.message.contains(&base), "{failure}");

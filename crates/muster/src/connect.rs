@@ -1,8 +1,9 @@
 //! Which API a command talks to: the server that is set, else the one that runs on the state
 //! folder, else routers in this process.
 //!
-//! A key goes only where it belongs: `MUSTER_KEY` to `MUSTER_SERVER`, a folder's own key to the
-//! server of that folder or, for a server that is set, no further than this machine.
+//! A key goes only where it belongs: `MUSTER_KEY` to `MUSTER_SERVER`, that of `muster.toml` or of a
+//! profile to the server beside it, a folder's own key to the server of that folder or, for a server
+//! that is set, no further than this machine.
 
 use std::{
     path::Path,
@@ -17,7 +18,7 @@ use crate::{
     client::{Client, is_loopback, parse_server},
     exit::{Exit, Failure},
     output::Output,
-    settings::{KEY, SERVER, STORE, Settings},
+    settings::{CA_FILE, KEY, SERVER, STORE, Settings},
 };
 
 /// How long a command waits for another one to leave the state folder.
@@ -104,7 +105,7 @@ pub async fn connect_lightly(settings: &Settings) -> Result<Target, Failure> {
 fn configured_server(settings: &Settings) -> Result<Option<Client>, Failure> {
     let Some(text) = settings.get(SERVER) else { return Ok(None) };
     let url = parse_server(&settings.origin(SERVER), &text)?;
-    let key = match settings.get(KEY) {
+    let key = match settings.get_for_server(KEY) {
         Some(key) => Some(key.trim().to_owned()),
         None if is_loopback(&url) => {
             settings.state_dir().ok().map(|dir| read_line(&dir.join("key"))).transpose()?.flatten()
@@ -114,9 +115,10 @@ fn configured_server(settings: &Settings) -> Result<Option<Client>, Failure> {
     let Some(key) = key else {
         return Err(Failure::new(format!("there is no key for {url}"))
             .exit(Exit::NoAccess)
-            .hint("set MUSTER_KEY to a key of that server; its operator makes one with `muster keys create`"));
+            .hint("`muster login` or MUSTER_KEY gives it; the server's operator makes one with `muster keys create`"));
     };
-    Client::http(&url, Some(&key)).map(Some)
+    let ca_file = settings.get_for_server(CA_FILE);
+    Client::http(&url, Some(&key), ca_file.as_deref().map(Path::new)).map(Some)
 }
 
 /// The server that works on `dir`, if one has announced itself there and answers.
@@ -124,13 +126,13 @@ async fn running_server(dir: &Path) -> Result<Option<Client>, Failure> {
     let Some(url) = read_line(&dir.join("server"))? else { return Ok(None) };
     let Ok(url) = parse_server("DIR/server", &url) else { return Ok(None) };
     // Without the key, until somebody answers.
-    let ask = Client::http(&url, None)?;
+    let ask = Client::http(&url, None, None)?;
     let asked = tokio::time::timeout(Duration::from_secs(1), ask.get::<serde_json::Value>("/healthz")).await;
     if !matches!(asked, Ok(Ok(_))) {
         return Ok(None);
     }
     let key = read_line(&dir.join("key"))?;
-    Client::http(&url, key.as_deref()).map(Some)
+    Client::http(&url, key.as_deref(), None).map(Some)
 }
 
 #[cfg(test)]

@@ -61,7 +61,7 @@ pub async fn run(options: &Demo, output: &Output) -> Result<Exit, Failure> {
         format!("   and holds {:.0} % of all DevEUIs already, and a simulated SHOUTCLOUD.", CONFLICTS * 100.0),
     ])?;
 
-    let client = Client::http(&url.parse().map_err(|_| Failure::new(format!("{url} is no URL")))?, Some(&key))?;
+    let client = Client::http(&url.parse().map_err(|_| Failure::new(format!("{url} is no URL")))?, Some(&key), None)?;
     let story = Story { output, client: &client, provider: &provider, stop: &stop };
     let told = story.tell(options).await;
     if let Ok(Some(id)) = &told

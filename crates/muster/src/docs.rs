@@ -1,10 +1,11 @@
-//! What the command knows about itself: completions, man pages, the OpenAPI document, the routes.
+//! What the command knows about itself: completions, man pages, the OpenAPI document, the routes,
+//! the tables.
 
 use std::{fs, path::Path};
 
 use clap::CommandFactory as _;
 use clap_complete::Shell;
-use kit::http::RouteSpec;
+use kit::{dynamo::TableDef, http::RouteSpec};
 use serde::Serialize;
 use utoipa::openapi::{
     Components, Contact, InfoBuilder, License, OpenApi, OpenApiBuilder, Paths,
@@ -12,7 +13,7 @@ use utoipa::openapi::{
 };
 
 use crate::{
-    backend::Backend,
+    backend::{Backend, TABLES},
     cli::Cli,
     exit::{Exit, Failure},
     output::Output,
@@ -95,6 +96,16 @@ async fn declared() -> Result<Vec<Declared>, Failure> {
     Ok(routes.into_iter().map(|(name, routes)| Declared { name, routes: routes.specs().to_vec() }).collect())
 }
 
+/// Prints the definitions of all tables, as Terraform reads them.
+pub fn tables(output: &Output) -> Result<Exit, Failure> {
+    output.json(&definitions())?;
+    Ok(Exit::Fine)
+}
+
+fn definitions() -> Vec<serde_json::Value> {
+    TABLES.map(TableDef::to_json).to_vec()
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -149,6 +160,13 @@ mod tests {
     fn the_document_in_the_repository_is_the_one_that_the_handlers_generate() {
         let kept: Value = serde_json::from_str(kit::http::OPENAPI).unwrap();
         assert_eq!(kept, serde_json::to_value(document()).unwrap());
+    }
+
+    /// After a wanted change: `muster tables > infra/tables.json`.
+    #[test]
+    fn the_tables_that_terraform_makes_are_the_ones_that_the_capabilities_define() {
+        let kept: Value = serde_json::from_str(include_str!("../../../infra/tables.json")).unwrap();
+        assert_eq!(kept, Value::from(definitions()));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use kit::{
     access::KeyError,
     dynamo::{StoreError, embedded::OpenError},
     problem::Problem,
+    secrets::VaultError,
 };
 
 /// The exit codes.
@@ -106,7 +107,10 @@ impl From<Problem> for Failure {
             }
         }
         let hint = match problem.status {
-            401 => Some("set MUSTER_KEY to a key of that server (never as a flag: others could see it)".to_owned()),
+            401 => Some(
+                "give a key of that server with `muster login` or MUSTER_KEY (never as a flag: others could see it)"
+                    .to_owned(),
+            ),
             500.. if problem.slug() == "internal" => {
                 problem.instance.as_ref().map(|id| format!("the server's log has it under the request id {id}"))
             }
@@ -155,6 +159,29 @@ impl From<KeyError> for Failure {
                 Self::new(format!("there is no key {id}")).exit(Exit::NotFound).hint("`muster keys list` shows them")
             }
             KeyError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<VaultError> for Failure {
+    fn from(error: VaultError) -> Self {
+        let failure = Self::new(error.to_string());
+        match error {
+            VaultError::NotFound { .. } => {
+                failure.exit(Exit::NotFound).hint("is --environment right, and has scripts/apply been run for it?")
+            }
+            VaultError::NoCredentials { .. } => failure.exit(Exit::NoAccess).hint(
+                "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; \
+                 after `aws sso login`: eval \"$(aws configure export-credentials --format env)\"",
+            ),
+            VaultError::NoAccess { .. } => failure.exit(Exit::NoAccess).hint(
+                "use AWS credentials that may work on this deployment; `aws sts get-caller-identity` shows yours",
+            ),
+            VaultError::Setting { .. } => failure.exit(Exit::Usage).hint("set AWS_REGION to the deployment's region"),
+            VaultError::Away { .. } => {
+                failure.exit(Exit::Away).hint("check the network, AWS_REGION and AWS_PROFILE, then try again")
+            }
+            VaultError::Refused { .. } => failure,
         }
     }
 }

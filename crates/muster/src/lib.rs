@@ -6,10 +6,11 @@
 //! - [`client`]: the one client of the HTTP API, over a socket or straight into routers of this
 //!   process; [`backend`]: those routers and what is behind them; [`connect`]: which of
 //!   the two a command talks to;
-//! - [`batch`], [`shout`], [`keys`]: the commands; [`progress`] waits for a batch and shows it,
-//!   [`output`] prints tables, JSON and CSV, [`signals`] is what Ctrl-C does;
+//! - [`batch`], [`shout`], [`login`], [`keys`], [`secrets`]: the commands; [`progress`] waits for a batch and
+//!   shows it, [`output`] prints tables, JSON and CSV, [`input`] reads what nobody may see,
+//!   [`signals`] is what Ctrl-C does;
 //! - [`serve`]: everything in one process, behind [`listen`]; [`demo`]: the same with simulators, told step by step;
-//! - [`docs`]: shell completions, man pages, the OpenAPI document, the routing table.
+//! - [`docs`]: shell completions, man pages, the OpenAPI document, the routing table, the tables.
 //!
 //! **Invariant:** a command knows capabilities by their HTTP API alone, so that it does the same
 //! with a server, with none, and on AWS. Only [`backend`] knows what answers behind it.
@@ -26,10 +27,13 @@ pub mod connect;
 pub mod demo;
 pub mod docs;
 pub mod exit;
+pub mod input;
 pub mod keys;
 pub mod listen;
+pub mod login;
 pub mod output;
 pub mod progress;
+pub mod secrets;
 pub mod serve;
 pub mod settings;
 pub mod shout;
@@ -76,6 +80,7 @@ fn dispatch(cli: &Cli, output: &Output) -> Result<Exit, Failure> {
         Command::Completions { shell } => return docs::completions(*shell, output),
         Command::Man { dir } => return docs::man(dir.as_deref(), output),
         Command::Openapi => return docs::openapi(output),
+        Command::Tables => return docs::tables(output),
         _ => {}
     }
     let settings = Settings::load(&cli.global, &cli.command)?;
@@ -89,11 +94,14 @@ fn dispatch(cli: &Cli, output: &Output) -> Result<Exit, Failure> {
         match &cli.command {
             Command::Batch(command) => batch::run(command, &settings, output).await,
             Command::Shout { text } => shout::run(text, &settings, output).await,
+            Command::Login(command) => login::login(command, &settings, output).await,
+            Command::Logout => login::logout(&settings, output),
+            Command::Secrets(command) => secrets::run(command, &settings, output).await,
             Command::Keys(command) => keys::run(command, &settings, output).await,
             Command::Serve(options) => serve::run(options, &settings, output).await,
             Command::Demo(options) => demo::run(options, output).await,
             Command::Routes => docs::routes(output).await,
-            Command::Completions { .. } | Command::Man { .. } | Command::Openapi => Ok(Exit::Fine),
+            Command::Completions { .. } | Command::Man { .. } | Command::Openapi | Command::Tables => Ok(Exit::Fine),
         }
     });
     // A read from standard input that never comes must not keep the process.

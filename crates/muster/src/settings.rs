@@ -1,4 +1,6 @@
-//! Settings: a flag, else the environment, else `muster.toml` in the XDG configuration folder.
+//! Settings: a flag, else the environment, else `muster.toml` in the XDG configuration folder. A
+//! profile is another such file, `profiles/NAME.toml` beside it, in its place; one that is chosen by
+//! a flag goes before the environment, as every flag does.
 //!
 //! The names are the same everywhere: `MUSTER_LORAWAN_URL` in the environment is `lorawan_url` in
 //! the file. What is empty counts as not set. A name in the file that nobody knows is refused, so
@@ -12,33 +14,45 @@ use std::{
 
 use clap::ValueEnum as _;
 use etcetera::{BaseStrategy as _, choose_base_strategy};
+use toml_edit::{DocumentMut, Value};
 
 use crate::{
-    cli::{Batch, Command, Global, Keys, Serve, StoreKind},
-    exit::Failure,
+    cli::{Batch, Command, Global, Keys, Login, Secrets, Serve, StoreKind, parse_profile},
+    exit::{Exit, Failure},
 };
 
 /// The server to talk to.
 pub const SERVER: &str = "MUSTER_SERVER";
 /// Its key.
 pub const KEY: &str = "MUSTER_KEY";
+/// A PEM file with a certificate to trust for that server.
+pub const CA_FILE: &str = "MUSTER_CA_FILE";
+/// Which profile takes the place of `muster.toml`. Chooses the file, so it is in none.
+const PROFILE: &str = "MUSTER_PROFILE";
 /// Where everything is kept: `embedded` or `dynamodb`.
 pub const STORE: &str = "MUSTER_STORE";
 /// The folder for everything local.
 pub const STATE: &str = "MUSTER_STATE";
 /// What stands before the name of every table.
 pub const TABLE_PREFIX: &str = "MUSTER_TABLE_PREFIX";
+/// Which deployment on AWS, such as `muster-test`.
+pub const ENVIRONMENT: &str = "MUSTER_ENVIRONMENT";
 /// What is logged, in the syntax of `tracing`: `info,batches=debug`.
 pub const LOG: &str = "MUSTER_LOG";
 
 /// Every setting there is, those of capabilities that are yet to come included.
-const NAMES: [&str; 17] = [
+const NAMES: [&str; 22] = [
     SERVER,
     KEY,
+    CA_FILE,
     STORE,
     STATE,
     TABLE_PREFIX,
+    ENVIRONMENT,
     batches::config::URL,
+    batches::config::TOKEN,
+    "MUSTER_LORAWAN_TOKEN_FILE",
+    "MUSTER_LORAWAN_TOKEN_SECRET",
     batches::config::TIMEOUT,
     batches::config::MAX_AGE,
     shout::http::URL,
@@ -60,8 +74,12 @@ pub struct Settings {
     flags: Vec<Flag>,
     environment: Values,
     file: Values,
-    /// Where the file is, for messages.
+    /// Where the file is.
     path: PathBuf,
+    /// The profile that the file is, if it is one.
+    profile: Option<String>,
+    /// Whether the file goes before the environment.
+    file_first: bool,
 }
 
 /// A setting that was given as a flag.
@@ -78,14 +96,32 @@ impl Settings {
     /// The settings of this process for this command line.
     pub fn load(global: &Global, command: &Command) -> Result<Self, Failure> {
         let environment = NAMES.iter().filter_map(|&name| Some((name.to_owned(), std::env::var(name).ok()?))).collect();
+        let profile = match &global.profile {
+            Some(profile) => Some(profile.clone()),
+            None => std::env::var(PROFILE).ok().filter(|name| !name.is_empty()),
+        };
+        if let Some(profile) = &profile {
+            parse_profile(profile).map_err(|error| Failure::usage(format!("{PROFILE}: {error}")))?;
+        }
         // Without a home there is no file; everything else can still be said.
-        let path = choose_base_strategy().map(|xdg| xdg.config_dir().join("muster/muster.toml")).unwrap_or_default();
+        let folder = choose_base_strategy().map(|xdg| xdg.config_dir().join("muster")).ok();
+        let path = folder.map(|folder| match &profile {
+            Some(profile) => folder.join("profiles").join(format!("{profile}.toml")),
+            None => folder.join("muster.toml"),
+        });
+        let path = path.unwrap_or_default();
         let file = match fs::read_to_string(&path) {
             Ok(text) => read_file(&text, &path)?,
-            Err(error) if path.as_os_str().is_empty() || error.kind() == io::ErrorKind::NotFound => Values::new(),
+            Err(error) if path.as_os_str().is_empty() || error.kind() == io::ErrorKind::NotFound => {
+                if let Some(profile) = profile.as_ref().filter(|_| !matches!(command, Command::Login(_))) {
+                    return Err(no_profile(profile));
+                }
+                Values::new()
+            }
             Err(error) => return Err(Failure::usage(format!("cannot read {}: {error}", path.display()))),
         };
-        Ok(Self { flags: flags(global, command), environment, file, path })
+        let file_first = global.profile.is_some();
+        Ok(Self { flags: flags(global, command), environment, file, path, profile, file_first })
     }
 
     /// Settings that are given in the program, as for the demonstration.
@@ -97,19 +133,58 @@ impl Settings {
     /// The value of a setting, if it has one.
     pub fn get(&self, name: &str) -> Option<String> {
         debug_assert!(NAMES.contains(&name), "{name} is no setting");
-        let set = |values: &Values| values.get(name).filter(|value| !value.is_empty()).cloned();
-        self.flag(name).map(|flag| flag.value.clone()).or_else(|| set(&self.environment)).or_else(|| set(&self.file))
+        self.find(name).map(|(_, value)| value.to_owned())
+    }
+
+    /// The value of a setting that belongs to the server, such as its key. One that is in a file
+    /// with another server is not for this one.
+    pub fn get_for_server(&self, name: &str) -> Option<String> {
+        let plain = |url: &str| url.trim().trim_end_matches('/').to_owned();
+        let theirs = self.in_file(SERVER).map(plain);
+        let belongs = theirs.is_none() || theirs == self.find(SERVER).map(|(_, url)| plain(url));
+        let mut found = self.sources(name).into_iter().flatten();
+        found.find(|(from, _)| *from != Source::File || belongs).map(|(_, value)| value.to_owned())
+    }
+
+    /// What a flag or else the environment says, whatever the file does.
+    pub fn given(&self, name: &str) -> Option<&str> {
+        self.flag(name).map(|flag| flag.value.as_str()).or_else(|| set(&self.environment, name))
+    }
+
+    /// What the file says, whatever goes before it.
+    pub fn in_file(&self, name: &str) -> Option<&str> {
+        set(&self.file, name)
+    }
+
+    /// Where the file is, whether there or not; empty where there is no home.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The profile that takes the place of `muster.toml`, if one does.
+    pub fn profile(&self) -> Option<&str> {
+        self.profile.as_deref()
+    }
+
+    fn find(&self, name: &str) -> Option<(Source, &str)> {
+        self.sources(name).into_iter().flatten().next()
+    }
+
+    /// What is said about a setting, what counts most first.
+    fn sources(&self, name: &str) -> [Option<(Source, &str)>; 3] {
+        let flag = self.flag(name).map(|flag| (Source::Flag, flag.value.as_str()));
+        let environment = set(&self.environment, name).map(|value| (Source::Environment, value));
+        let file = set(&self.file, name).map(|value| (Source::File, value));
+        if self.file_first { [flag, file, environment] } else { [flag, environment, file] }
     }
 
     /// What the user has to change to change a setting: a flag, a variable or a line of the file.
     pub fn origin(&self, name: &str) -> String {
-        if let Some(flag) = self.flag(name) {
-            return flag.typed.to_owned();
+        match (self.flag(name), self.find(name)) {
+            (Some(flag), _) => flag.typed.to_owned(),
+            (None, Some((Source::File, _))) => format!("{} in {}", file_key(name), self.path.display()),
+            _ => name.to_owned(),
         }
-        if self.environment.get(name).is_none_or(String::is_empty) && self.file.contains_key(name) {
-            return format!("{} in {}", file_key(name), self.path.display());
-        }
-        name.to_owned()
     }
 
     /// Whether it was given as a flag.
@@ -143,41 +218,65 @@ impl Settings {
     }
 }
 
+/// A value that is set: what is empty is not.
+fn set<'a>(values: &'a Values, name: &str) -> Option<&'a str> {
+    values.get(name).map(String::as_str).filter(|value| !value.is_empty())
+}
+
+/// Where a value comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Flag,
+    Environment,
+    File,
+}
+
+/// There is no profile of this name.
+pub fn no_profile(profile: &str) -> Failure {
+    Failure::new(format!("there is no profile {profile}"))
+        .exit(Exit::NotFound)
+        .hint(format!("make it with `muster login URL --profile {profile}`"))
+}
+
 fn flags(global: &Global, command: &Command) -> Vec<Flag> {
     let mut flags = Vec::new();
     let mut add = |name, typed, value: Option<String>| flags.extend(value.map(|value| Flag { name, typed, value }));
     add(SERVER, "--server", global.server.clone());
     add(STATE, "--state", global.state.as_ref().map(|dir| dir.to_string_lossy().into_owned()));
     match command {
+        Command::Login(Login { ca_file, .. }) => {
+            add(CA_FILE, "--ca-file", ca_file.as_ref().map(|file| file.to_string_lossy().into_owned()));
+        }
         Command::Batch(Batch::Create(create)) => add(batches::config::URL, "--provider", create.provider.clone()),
         Command::Serve(Serve { store, .. }) | Command::Keys(Keys { store, .. }) => {
             let name = store.and_then(|store| store.to_possible_value()).map(|value| value.get_name().to_owned());
             add(STORE, "--store", name);
         }
+        Command::Secrets(Secrets { environment, .. }) => add(ENVIRONMENT, "--environment", environment.clone()),
         _ => {}
     }
     flags
 }
 
 /// `MUSTER_LORAWAN_URL` is `lorawan_url` in the file.
-fn file_key(name: &str) -> String {
+pub fn file_key(name: &str) -> String {
     name.trim_start_matches("MUSTER_").to_ascii_lowercase()
 }
 
 fn read_file(text: &str, path: &Path) -> Result<Values, Failure> {
-    let table: toml::Table = text.parse().map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+    let document: DocumentMut = text.parse().map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
     let mut values = Values::new();
-    for (key, value) in table {
+    for (key, value) in document.iter() {
         let Some(name) = NAMES.iter().find(|name| file_key(name) == key) else {
             let known = NAMES.map(file_key).join(", ");
             return Err(
                 Failure::usage(format!("{}: {key:?} is no setting", path.display())).hint(format!("there are {known}"))
             );
         };
-        let value = match value {
-            toml::Value::String(text) => text,
-            toml::Value::Integer(number) => number.to_string(),
-            toml::Value::Float(number) => number.to_string(),
+        let value = match value.as_value() {
+            Some(Value::String(text)) => text.value().clone(),
+            Some(Value::Integer(number)) => number.value().to_string(),
+            Some(Value::Float(number)) => number.value().to_string(),
             _ => return Err(Failure::usage(format!("{}: {key} must be a string or a number", path.display()))),
         };
         values.insert((*name).to_owned(), value);
@@ -207,6 +306,39 @@ mod tests {
         settings.flags = vec![Flag { name: SERVER, typed: "--server", value: "http://flag".to_owned() }];
         assert_eq!(settings.get(SERVER).unwrap(), "http://flag");
         assert_eq!(settings.origin(SERVER), "--server");
+    }
+
+    #[test]
+    fn a_profile_that_a_flag_chose_goes_before_the_environment() {
+        let settings = Settings {
+            file: values(&[(SERVER, "http://profile")]),
+            environment: values(&[(SERVER, "http://environment"), (STATE, "/state")]),
+            file_first: true,
+            ..Settings::default()
+        };
+        assert_eq!(settings.get(SERVER).unwrap(), "http://profile");
+        assert_eq!(settings.get(STATE).unwrap(), "/state");
+        assert_eq!(settings.given(SERVER).unwrap(), "http://environment");
+    }
+
+    #[test]
+    fn a_key_in_the_file_is_for_the_server_in_the_file() {
+        let mut settings =
+            Settings { file: values(&[(SERVER, "http://file/"), (KEY, "of-file")]), ..Settings::default() };
+        assert_eq!(settings.get_for_server(KEY).unwrap(), "of-file");
+        settings.environment = values(&[(SERVER, "http://file")]);
+        assert_eq!(settings.get_for_server(KEY).unwrap(), "of-file");
+        settings.environment = values(&[(SERVER, "http://other")]);
+        assert_eq!(settings.get_for_server(KEY), None);
+        settings.environment = values(&[(SERVER, "http://other"), (KEY, "of-environment")]);
+        assert_eq!(settings.get_for_server(KEY).unwrap(), "of-environment");
+        settings.environment = values(&[(KEY, "of-environment")]);
+        settings.flags = vec![Flag { name: SERVER, typed: "--server", value: "http://other".to_owned() }];
+        settings.file_first = true;
+        assert_eq!(settings.get_for_server(KEY).unwrap(), "of-environment");
+        settings.environment = Values::new();
+        settings.file.remove(SERVER);
+        assert_eq!(settings.get_for_server(KEY).unwrap(), "of-file");
     }
 
     #[test]

@@ -54,6 +54,12 @@ impl Call {
             .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
     }
 
+    /// Whether the request carries `token`, where one is wanted.
+    pub fn has_token(&self, token: Option<&str>) -> bool {
+        let sent = self.head.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        token.is_none_or(|token| sent.and_then(|sent| sent.strip_prefix("Bearer ")) == Some(token))
+    }
+
     /// The refusal of any request but `method path`: 404 or 405.
     pub fn refuse_unless(&self, method: &Method, path: &str) -> Result<(), Answer> {
         if self.head.uri.path() != path {

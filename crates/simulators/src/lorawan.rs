@@ -58,6 +58,9 @@ pub struct Config {
     /// Every request is answered 401
     #[arg(long)]
     pub unauthorized: bool,
+    /// Requests without `Authorization: Bearer` and this token are answered 401
+    #[arg(long, value_name = "TOKEN")]
+    pub require_token: Option<String>,
     /// Every request is answered 200 with a page of HTML, and nothing is registered
     #[arg(long)]
     pub html: bool,
@@ -111,6 +114,7 @@ impl Default for Config {
             faulty_attempts: None,
             down: Down::No,
             unauthorized: false,
+            require_token: None,
             html: false,
             throttle_above: None,
             throttle_rate: 0.0,
@@ -275,7 +279,7 @@ async fn for_everybody(config: &Config, call: &Call) -> Option<Answer> {
     let answer = match config.down {
         Down::Reset => return Some(Answer::Cut(Cut::Reset)),
         Down::Status503 => faults::html(StatusCode::SERVICE_UNAVAILABLE),
-        Down::No if config.unauthorized => {
+        Down::No if config.unauthorized || !call.has_token(config.require_token.as_deref()) => {
             Answer::json(StatusCode::UNAUTHORIZED, &json!({ "message": "unauthorized" }))
         }
         Down::No if config.html => faults::html(StatusCode::OK),

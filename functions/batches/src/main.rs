@@ -12,7 +12,7 @@ async fn main() -> Result<(), lambda::Error> {
         store.warm(&batches::TABLE).await;
         let routes = batches::routes(Batches {
             store: BatchStore::new(store.clone()),
-            provider: config::provider()?.map(|provider| provider.name()),
+            provider: config::provider_name()?,
             clock: Clock::system(),
             // On AWS the table's stream wakes the worker, which is another function.
             wake: Arc::default(),

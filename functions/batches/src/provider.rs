@@ -10,7 +10,7 @@ use http::StatusCode;
 use kit::upstream::{Answer, Upstream, UpstreamError};
 use serde::Serialize;
 
-use crate::{deveui::DevEui, run::Outcome};
+use crate::{config::TOKEN, deveui::DevEui, run::Outcome};
 
 const PATH: &str = "/sensor-onboarding-sample";
 
@@ -67,6 +67,11 @@ impl Provider {
         self.upstream.base().to_owned()
     }
 
+    /// Reads the provider's token where it takes a while to read.
+    pub async fn warm(&self) {
+        self.upstream.warm().await;
+    }
+
     /// How long a request may occupy one of the provider's places, the time included for which a
     /// provider that did not answer is believed to be still at it.
     pub fn occupies(&self) -> Duration {
@@ -110,6 +115,11 @@ fn read(answer: &Answer) -> Reply {
             Outcome::NotDone,
             Pace::Throttled(answer.retry_after),
             "the provider asks for fewer requests (429)".to_owned(),
+        ),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => wrong(
+            Outcome::NotDone,
+            failing,
+            format!("the provider refuses our requests ({}); is its token ({TOKEN}) set, and right?", answer.status),
         ),
         // 408 says that the provider waited, not what it did.
         status if (status.is_client_error() && status != StatusCode::REQUEST_TIMEOUT) || status.is_redirection() => {

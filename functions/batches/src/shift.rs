@@ -11,7 +11,10 @@ use std::{
 
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use jiff::Timestamp;
-use kit::dynamo::StoreError;
+use kit::{
+    dynamo::StoreError,
+    metrics::{self, Metric, Unit},
+};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -30,6 +33,13 @@ const MOST_IN_FLIGHT: usize = 10;
 /// Batches worked on at once, and of one tenant. The others wait their turn in the store.
 const MOST_JOBS: usize = 64;
 const MOST_JOBS_PER_TENANT: usize = 8;
+
+/// What all batches' counts grew by, as it was stored.
+const REGISTERED: Metric = Metric::total("DevEuisRegistered", Unit::Count);
+const CONFLICTS: Metric = Metric::total("DevEuiConflicts", Unit::Count);
+const RECOVERED: Metric = Metric::total("DevEuisRecovered", Unit::Count);
+/// The most requests that occupied the provider at once.
+const IN_FLIGHT: Metric = Metric::highest("RequestsInFlight", Unit::Count);
 
 /// A batch in work, and what is going on for it.
 struct Job {
@@ -243,6 +253,7 @@ impl<'a> Shift<'a> {
         while self.throttle.room(self.in_flight, now) > 0 && self.may_send(now) {
             let Some((job, ask)) = self.next_ask(now) else { return };
             self.in_flight += 1;
+            metrics::process().record(IN_FLIGHT, self.in_flight as u64);
             let worker = self.worker;
             self.begin(async move { Event::Answered { job, ask, reply: worker.provider.register(ask.deveui).await } });
         }
@@ -309,7 +320,10 @@ impl<'a> Shift<'a> {
                 if let Some(job) = self.jobs.get_mut(&job) {
                     job.reporting = false;
                     match result {
-                        Ok(()) => job.reported = what,
+                        Ok(()) => {
+                            measure(job.reported.0, what.0);
+                            job.reported = what;
+                        }
                         Err(error) => {
                             tracing::warn!(%error, batch = %job.run.id, "progress could not be written");
                             job.report_at = now + self.worker.timing.store_retry;
@@ -384,6 +398,7 @@ impl<'a> Shift<'a> {
         match result {
             Ok(true) => {
                 tracing::info!(batch = %id, "a batch is final");
+                measure(job.reported.0, job.run.progress());
                 self.forget(serial);
                 self.refresh_at = now;
             }
@@ -544,6 +559,15 @@ impl<'a> Shift<'a> {
         }
         self.turns.retain(|(_, batches)| !batches.is_empty());
     }
+}
+
+/// Measures by how much a batch's stored counts grew. They may also shrink: after a crash what was
+/// counted but not written in a chunk is asked for again.
+fn measure(before: Progress, now: Progress) {
+    let metrics = metrics::process();
+    metrics.record(REGISTERED, now.registered.saturating_sub(before.registered));
+    metrics.record(CONFLICTS, now.conflicts.saturating_sub(before.conflicts));
+    metrics.record(RECOVERED, now.recovered.saturating_sub(before.recovered));
 }
 
 async fn load(worker: &Worker, pending: &Pending) -> Result<Option<(Batch, Vec<StoredChunk>)>, BatchError> {

@@ -10,11 +10,11 @@ mod keys;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
 };
 
 use ::http::{HeaderMap, StatusCode, header, request::Parts};
 use axum::extract::FromRequestParts;
+use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
@@ -24,8 +24,9 @@ pub use self::{
 };
 use crate::{clock::Clock, dynamo::Store, http::Scope, problem::Problem};
 
-/// How long a key that was read is trusted: a revoked one may live on that long elsewhere.
-const REMEMBERED: Duration = Duration::from_mins(1);
+/// How long a key that was read is trusted: a revoked one may live on that long elsewhere. By the
+/// wall clock: the other one stands still in a function that is frozen between invocations.
+const REMEMBERED: SignedDuration = SignedDuration::from_mins(1);
 /// Keys remembered at most. Ids of no key are remembered too, so this bounds what a flood costs.
 const REMEMBERED_KEYS: usize = 4096;
 
@@ -48,7 +49,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 }
 
 /// Keys by id, and when they were read.
-type Memory = HashMap<String, (Instant, Option<ApiKey>)>;
+type Memory = HashMap<String, (Timestamp, Option<ApiKey>)>;
 
 /// Checks keys against the store, with a short memory.
 #[derive(Debug, Clone)]
@@ -103,22 +104,25 @@ impl Access {
     }
 
     async fn find(&self, id: &str) -> Result<Option<ApiKey>, Problem> {
+        let now = self.clock.now();
+        // A clock that was set back says nothing about when that was.
+        let fresh = |read_at: Timestamp| read_at <= now && now.duration_since(read_at) < REMEMBERED;
         if let Some((read_at, key)) = self.memory().get(id)
-            && read_at.elapsed() < REMEMBERED
+            && fresh(*read_at)
         {
             return Ok(key.clone());
         }
         let key = self.keys.get(id).await?;
         let mut memory = self.memory();
         if memory.len() >= REMEMBERED_KEYS {
-            memory.retain(|_, (read_at, _)| read_at.elapsed() < REMEMBERED);
+            memory.retain(|_, (read_at, _)| fresh(*read_at));
             if memory.len() >= REMEMBERED_KEYS {
                 memory.clear();
             }
         }
         // A key that is not there yet may be made at any moment, and its maker will not wait.
         if key.is_some() {
-            memory.insert(id.to_owned(), (Instant::now(), key.clone()));
+            memory.insert(id.to_owned(), (now, key.clone()));
         }
         Ok(key)
     }

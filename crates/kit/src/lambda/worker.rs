@@ -16,8 +16,11 @@ use lambda_http::{
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{Error, Panicked, end_of, initialise, panic_message};
-use crate::telemetry;
+use super::{Error, Panicked, end_of, initialise, measured, panic_message};
+use crate::{
+    metrics::{self, Metrics},
+    telemetry,
+};
 
 /// Why a worker was started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,9 +80,12 @@ where
     H: AsyncFn(Invocation) -> Result<Value, Error>,
 {
     telemetry::init();
-    let handler = initialise(init).await?;
-    lambda_runtime::run(service_fn(async |event| work(&handler, event).await.map_err(|error| diagnostic(&*error))))
-        .await
+    let metrics = metrics::process();
+    let handler = initialise(metrics, init).await?;
+    lambda_runtime::run(service_fn(async |event| {
+        measured(metrics, work(&handler, metrics, event)).await.map_err(|error| diagnostic(&*error))
+    }))
+    .await
 }
 
 /// The error as Lambda keeps it, with its causes: an invocation that nobody waited for leaves
@@ -91,15 +97,21 @@ fn diagnostic(error: &(dyn std::error::Error + 'static)) -> Diagnostic {
     Diagnostic { error_type: "Worker.Error".to_owned(), error_message: words.join(": ") }
 }
 
-async fn work<H>(handler: &H, event: LambdaEvent<Value>) -> Result<Value, Error>
+async fn work<H>(handler: &H, metrics: &Metrics, event: LambdaEvent<Value>) -> Result<Value, Error>
 where
     H: AsyncFn(Invocation) -> Result<Value, Error>,
 {
     let LambdaEvent { payload, context } = event;
     let end = end_of(&context, UNKNOWN_TIME);
     let left = end.duration_since(Instant::now());
+    let trigger = Trigger::parse(payload)?;
+    if let Trigger::Schedule { slot } = trigger {
+        // Two clocks: a tick that seems early is one in time.
+        let lag = Timestamp::now().duration_since(slot).as_millis();
+        metrics.record(metrics::TICK_LAG, u64::try_from(lag).unwrap_or(0));
+    }
     let invocation = Invocation {
-        trigger: Trigger::parse(payload)?,
+        trigger,
         deadline: end.checked_sub(MARGIN.min(left / 4)).unwrap_or(end),
         request_id: context.request_id,
     };
@@ -225,7 +237,22 @@ mod tests {
     {
         let mut context = Context::default();
         context.deadline = (Timestamp::now() + left).as_millisecond().try_into().unwrap();
-        work(&handler, LambdaEvent::new(event, context)).await
+        work(&handler, &Metrics::off(), LambdaEvent::new(event, context)).await
+    }
+
+    #[tokio::test]
+    async fn a_tick_tells_how_late_it_is_and_no_other_trigger_does() {
+        let (metrics, lines) = metrics::tests::collected();
+        let lag = async |event: Value| {
+            work(&async |_| Ok(json!("ran")), &metrics, LambdaEvent::new(event, Context::default())).await.unwrap();
+            metrics.flush();
+            lines.take().first().and_then(|line| line["TickLag"].as_u64())
+        };
+        let at = |slot: Timestamp| json!({ "scheduled_time": slot.to_string() });
+        let late = lag(at(Timestamp::now() - Duration::from_secs(3))).await.unwrap();
+        assert!((3_000..13_000).contains(&late), "{late}");
+        assert_eq!(lag(at(Timestamp::now() + Duration::from_secs(60))).await, Some(0));
+        assert_eq!(lag(json!({})).await, None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -44,6 +44,11 @@ pub fn parse_base_url(variable: &str, text: &str) -> Result<Url, BaseUrlError> {
     Ok(url)
 }
 
+/// What [`Upstream::base`](super::Upstream::base) would be, for whoever does not call the service.
+pub fn base(variable: &str, text: &str) -> Result<String, BaseUrlError> {
+    BaseUrl::parse(variable, text).map(|base| base.prefix)
+}
+
 pub(super) struct BaseUrl {
     url: Url,
     /// Scheme, host, port and path, without a slash at the end.

@@ -21,11 +21,14 @@ use http::{Method, StatusCode};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
-pub use base_url::{BaseUrlError, parse_base_url, path};
+pub use base_url::{BaseUrlError, base, parse_base_url, path};
 pub use error::UpstreamError;
 pub use retry::RetryPolicy;
 
+use crate::metrics;
+use crate::secrets::Secret;
 use base_url::BaseUrl;
 
 /// The largest body that is read unless the upstream is given another limit, in bytes.
@@ -46,7 +49,10 @@ const USER_AGENT: &str = concat!("muster/", env!("CARGO_PKG_VERSION"));
 #[derive(Clone)]
 pub struct Upstream {
     client: reqwest::Client,
+    /// What its metrics are called by.
+    name: Arc<str>,
     base: Arc<BaseUrl>,
+    bearer: Option<Secret>,
     body_limit: usize,
 }
 
@@ -55,6 +61,7 @@ pub struct UpstreamBuilder<'a> {
     variable: &'a str,
     base: &'a str,
     headers: HeaderMap,
+    bearer: Option<Secret>,
     connect_timeout: Duration,
     body_limit: usize,
 }
@@ -86,6 +93,7 @@ impl Upstream {
             variable,
             base,
             headers: HeaderMap::new(),
+            bearer: None,
             connect_timeout: CONNECT_TIMEOUT,
             body_limit: DEFAULT_BODY_LIMIT,
         }
@@ -138,13 +146,52 @@ impl Upstream {
         timeout: Duration,
     ) -> Result<Answer, UpstreamError> {
         let url = self.base.join(path).map_err(UpstreamError::not_sent)?;
-        let mut request = self.client.request(method, url).timeout(timeout);
+        let began = Instant::now();
+        // Also one that has no token to be sent with: the upstream is as good as down.
+        let mut call = metrics::process().call(&self.name);
+        let authorization = self.authorization(timeout).await?;
+        // Reading a token counts: the caller relies on its timeout.
+        let mut request = self.client.request(method, url).timeout(timeout.saturating_sub(began.elapsed()));
+        if let Some(authorization) = authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
+        }
         if let Some(json) = json {
             request = request.header(header::CONTENT_TYPE, "application/json").body(json);
         }
         let response = request.send().await.map_err(|e| UpstreamError::from_client(&e))?;
-        read(response, self.body_limit).await
+        let answer = read(response, self.body_limit).await?;
+        call.answered(answer.status);
+        if let Some(secret) = &self.bearer
+            && matches!(answer.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+        {
+            secret.doubt();
+        }
+        Ok(answer)
     }
+
+    /// Reads the token where it takes a while to read, so that the first request need not wait.
+    pub async fn warm(&self) {
+        if let Some(secret) = &self.bearer {
+            secret.warm().await;
+        }
+    }
+
+    async fn authorization(&self, timeout: Duration) -> Result<Option<HeaderValue>, UpstreamError> {
+        let Some(secret) = &self.bearer else { return Ok(None) };
+        // Why not is in the log; callers of ours may see this reason.
+        let unreadable = |_| UpstreamError::not_sent(format!("{} cannot be read now", secret.name()));
+        let Some(token) = secret.token(timeout / 2).await.map_err(unreadable)? else { return Ok(None) };
+        let mut value = HeaderValue::try_from(format!("Bearer {}", token.expose()))
+            .map_err(|_| UpstreamError::not_sent(format!("{} cannot be sent", secret.name())))?;
+        value.set_sensitive(true);
+        Ok(Some(value))
+    }
+}
+
+/// An upstream's name in the metrics: `lorawan` for the setting `MUSTER_LORAWAN_URL`.
+fn name(variable: &str) -> String {
+    let name = variable.strip_prefix("MUSTER_").unwrap_or(variable);
+    name.strip_suffix("_URL").unwrap_or(name).to_ascii_lowercase()
 }
 
 async fn read(mut response: reqwest::Response, limit: usize) -> Result<Answer, UpstreamError> {
@@ -188,6 +235,14 @@ impl UpstreamBuilder<'_> {
         self
     }
 
+    /// The token for `Authorization: Bearer …` of every request. Where none is set, the header is
+    /// left out; where it cannot be read, nothing is sent.
+    #[must_use]
+    pub fn bearer(mut self, secret: Secret) -> Self {
+        self.bearer = Some(secret);
+        self
+    }
+
     /// How long a connection may take to be established (3 seconds).
     #[must_use]
     pub const fn connect_timeout(mut self, timeout: Duration) -> Self {
@@ -224,7 +279,13 @@ impl UpstreamBuilder<'_> {
         let client = client
             .build()
             .map_err(|error| BaseUrlError::new(self.variable, format!("has no working HTTP client: {error}")))?;
-        Ok(Upstream { client, base: Arc::new(base), body_limit: self.body_limit })
+        Ok(Upstream {
+            client,
+            name: name(self.variable).into(),
+            base: Arc::new(base),
+            bearer: self.bearer,
+            body_limit: self.body_limit,
+        })
     }
 }
 
@@ -271,6 +332,13 @@ impl fmt::Debug for UpstreamBuilder<'_> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
     use super::*;
+
+    #[test]
+    fn an_upstream_is_called_after_its_setting() {
+        assert_eq!(name("MUSTER_LORAWAN_URL"), "lorawan");
+        assert_eq!(name("MUSTER_DEPLOYMENTS_URL"), "deployments");
+        assert_eq!(name("OTHER"), "other");
+    }
 
     const NOW: Timestamp = Timestamp::constant(784_111_777, 0); // Sun, 06 Nov 1994 08:49:37 GMT
 

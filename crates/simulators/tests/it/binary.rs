@@ -79,6 +79,8 @@ async fn its_flags_are_the_faults() {
         "10",
         "--down",
         "503",
+        "--require-token",
+        "t0ken",
     ];
     let (_child, _out, url) = started(&arguments).await;
     let faults = look(&url, "faults").await;
@@ -88,6 +90,7 @@ async fn its_flags_are_the_faults() {
         ("drop_after_rate", json!(0.25)),
         ("throttle_above", json!(10)),
         ("down", json!("503")),
+        ("require_token", json!("t0ken")),
     ];
     for (name, value) in expected {
         assert_eq!(faults[name], value, "{name}");

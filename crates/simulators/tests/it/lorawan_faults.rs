@@ -173,6 +173,18 @@ async fn without_authorization_and_behind_a_portal_nothing_is_registered() {
 }
 
 #[tokio::test]
+async fn where_a_token_is_wanted_no_other_will_do() {
+    let sim = lorawan::start(Config { require_token: Some("t0ken".to_owned()), ..Config::default() }).await.unwrap();
+    let url = format!("{}{}", sim.url(), lorawan::PATH);
+    let request = || client().post(&url).json(&json!({ "deveui": "78111FFFE452555B" }));
+    for refused in [request(), request().bearer_auth("other"), request().basic_auth("t0ken", None::<&str>)] {
+        assert_eq!(refused.send().await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    }
+    assert_eq!(sim.stats().registered, 0);
+    assert_eq!(request().bearer_auth("t0ken").send().await.unwrap().status(), StatusCode::OK);
+}
+
+#[tokio::test]
 async fn attempts_above_the_faulty_ones_succeed() {
     let config = Config { drop_before_rate: 1.0, faulty_attempts: Some(2), ..Config::default() };
     let sim = lorawan::start(config).await.unwrap();

@@ -24,10 +24,10 @@ use aws_smithy_types::body::SdkBody;
 
 use super::faults::{Fate, Misfortune};
 use super::operations::Answer;
-use super::{Embedded, Faults};
+use super::{Embedded, Faults, Used};
 
 /// An SDK client whose requests `embedded` answers.
-pub(super) fn client(embedded: Embedded, faults: Option<Faults>) -> Client {
+pub(super) fn client(embedded: Embedded, faults: Option<Faults>, used: Option<Used>) -> Client {
     let retries = match faults {
         // As on AWS, only without its pauses.
         Some(faults) => RetryConfig::standard()
@@ -41,7 +41,7 @@ pub(super) fn client(embedded: Embedded, faults: Option<Faults>) -> Client {
         .region(Region::from_static("local"))
         .endpoint_url("http://embedded.invalid")
         .allow_no_auth()
-        .http_client(InProcess { embedded, misfortune: faults.map(|faults| Arc::new(Misfortune::new(faults))) })
+        .http_client(InProcess { embedded, misfortune: faults.map(|faults| Arc::new(Misfortune::new(faults))), used })
         .retry_config(retries)
         // Its own budget of retries: one test's faults are not another's.
         .retry_partition(RetryPartition::custom("embedded").build())
@@ -55,12 +55,16 @@ pub(super) fn client(embedded: Embedded, faults: Option<Faults>) -> Client {
 struct InProcess {
     embedded: Embedded,
     misfortune: Option<Arc<Misfortune>>,
+    used: Option<Used>,
 }
 
 impl InProcess {
     async fn answer(self, request: HttpRequest) -> Result<HttpResponse, ConnectorError> {
         let operation = operation(&request);
         let body = request.body().bytes().unwrap_or_default().to_vec();
+        if let Some(used) = &self.used {
+            used.record(&operation, &body);
+        }
         if self.embedded.0.is_away() {
             return Err(cut("the embedded store is set away"));
         }

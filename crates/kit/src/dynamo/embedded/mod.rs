@@ -3,7 +3,7 @@
 //! [`Embedded`] owns the database (crate `dynoxide`). Its stores are ordinary [`Store`]s whose SDK
 //! client hands every HTTP request to [`connector`] instead of a socket; [`operations`] runs it.
 //! [`Embedded::open`] takes a state folder for this process alone ([`folder`]); [`faults`] makes a
-//! store misbehave for tests.
+//! store misbehave for tests, and [`used`] notes what a store would need permission for.
 //!
 //! **Durability:** an answer means that SQLite has committed, in WAL mode and with `synchronous =
 //! FULL`, its default, which dynoxide leaves alone. A kill or a power cut after the answer loses
@@ -13,6 +13,7 @@ mod connector;
 mod faults;
 mod folder;
 mod operations;
+mod used;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -28,6 +29,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 pub use faults::Faults;
+pub use used::Used;
 
 use super::Store;
 use operations::{Answer, Usage};
@@ -137,12 +139,18 @@ impl Embedded {
     /// A store on this database. Nothing is asked twice and nothing times out, because nothing can
     /// get lost on the way.
     pub fn store(&self, prefix: &str) -> Store {
-        Store::new(connector::client(self.clone(), None), prefix)
+        Store::new(connector::client(self.clone(), None, None), prefix)
     }
 
     /// A store on this database whose requests fail, or lose their answers, as `faults` says.
     pub fn store_with_faults(&self, prefix: &str, faults: Faults) -> Store {
-        Store::new(connector::client(self.clone(), Some(faults)), prefix)
+        Store::new(connector::client(self.clone(), Some(faults), None), prefix)
+    }
+
+    /// A store on this database, and the record of what it is used for.
+    pub fn store_with_record(&self, prefix: &str) -> (Store, Used) {
+        let used = Used::new(prefix);
+        (Store::new(connector::client(self.clone(), None, Some(used.clone())), prefix), used)
     }
 
     /// Cuts every store of this database off (`true`) or lets them back (`false`): requests fail

@@ -1,0 +1,419 @@
+//! Least privilege: what each function does with the tables is what `infra/functions.json` allows
+//! it, neither more nor less.
+//!
+//! A function's code runs here on a store that notes the actions, as IAM counts them; everything
+//! that it can do is done. A path that is not taken here is not proved: whoever adds one to the code
+//! adds it here.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+};
+use batches::{
+    Batches,
+    provider::Provider,
+    store::BatchStore,
+    worker::{Ended, Timing, Worker},
+};
+use http::{Method, Request, StatusCode};
+use jiff::Timestamp;
+use kit::{
+    access::{Access, NewKey},
+    clock::Clock,
+    dynamo::{
+        AttributeValue, Store,
+        embedded::{Embedded, Used},
+    },
+    http::Routes,
+    upstream::Upstream,
+};
+use serde_json::{Value, json};
+use simulators::{lorawan, shoutcloud};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+
+const PREFIX: &str = "test-";
+const COLLECTION: &str = "/api/v1/batches";
+const ALIAS: &str = "/api/v1/batch";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+type Actions = BTreeMap<String, BTreeSet<String>>;
+
+/// A function's entry in the table of the stack.
+fn entry(name: &str) -> Value {
+    let table: Value = serde_json::from_str(include_str!("../../infra/functions.json")).unwrap();
+    let functions = table["functions"].as_array().unwrap();
+    functions.iter().find(|function| function["name"] == name).unwrap_or_else(|| panic!("no function {name}")).clone()
+}
+
+#[track_caller]
+fn assert_exactly_what_is_allowed(name: &str, used: &Used) {
+    let allowed: Actions = serde_json::from_value(entry(name)["tables"].clone()).unwrap();
+    assert_eq!(used.actions(), allowed, "left: what {name} does; right: what infra/functions.json allows");
+}
+
+/// Tables with nothing in them, and the right to do anything.
+async fn tables() -> (Embedded, Store) {
+    let embedded = Embedded::memory().unwrap();
+    let operator = embedded.store(PREFIX);
+    operator.create_tables(&muster::backend::TABLES).await.unwrap();
+    (embedded, operator)
+}
+
+/// An HTTP function, called with a key, and the routes that were called.
+struct Function {
+    app: Router,
+    key: String,
+    called: Mutex<BTreeSet<String>>,
+}
+
+struct Reply {
+    status: u16,
+    link: Option<String>,
+    body: String,
+}
+
+impl Reply {
+    #[track_caller]
+    fn expect(self, status: u16) -> Self {
+        assert_eq!(self.status, status, "{}", self.body);
+        self
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap()
+    }
+
+    fn id(&self) -> String {
+        self.json()["id"].as_str().unwrap().to_owned()
+    }
+}
+
+impl Function {
+    async fn new(routes: Vec<Routes>, store: &Store, operator: &Store) -> Self {
+        let new = NewKey {
+            tenant: "acme".to_owned(),
+            scopes: vec!["admin".to_owned()],
+            label: None,
+            expires_in_seconds: None,
+        };
+        let keys = Access::new(operator.clone(), Clock::system());
+        let (_, key) = keys.keys().create(new, Timestamp::now()).await.unwrap();
+        let app = kit::http::app(routes, Access::new(store.clone(), Clock::system()));
+        Self { app, key, called: Mutex::default() }
+    }
+
+    /// Calls `route`, whose first `{…}` are replaced by `values`; `headers` and a body as wanted.
+    async fn call(
+        &self,
+        method: Method,
+        route: &str,
+        values: &[&str],
+        query: &str,
+        headers: &[(&str, &str)],
+        body: Option<Value>,
+    ) -> Reply {
+        self.called.lock().unwrap().insert(format!("{method} {route}"));
+        let mut path = route.to_owned();
+        for value in values {
+            let (from, to) = (path.find('{').unwrap(), path.find('}').unwrap());
+            path.replace_range(from..=to, value);
+        }
+        let mut request = Request::builder().method(method).uri(format!("{path}{query}"));
+        if !headers.iter().any(|(name, _)| *name == "authorization") {
+            request = request.header("authorization", format!("Bearer {}", self.key));
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let body = match body {
+            Some(json) => {
+                request = request.header("content-type", "application/json");
+                Body::from(json.to_string())
+            }
+            None => Body::empty(),
+        };
+        let answer = self.app.clone().oneshot(request.body(body).unwrap()).await.unwrap();
+        let (parts, body) = answer.into_parts();
+        let body = String::from_utf8(to_bytes(body, usize::MAX).await.unwrap().to_vec()).unwrap();
+        let link = parts.headers.get("link").map(|link| link.to_str().unwrap().to_owned());
+        Reply { status: parts.status.as_u16(), link, body }
+    }
+
+    async fn get(&self, route: &str, values: &[&str], query: &str) -> Reply {
+        self.call(Method::GET, route, values, query, &[], None).await
+    }
+
+    async fn post(&self, route: &str, body: Value, key: Option<&str>) -> Reply {
+        let headers: Vec<_> = key.map(|key| ("idempotency-key", key)).into_iter().collect();
+        self.call(Method::POST, route, &[], "", &headers, Some(body)).await
+    }
+
+    async fn delete(&self, route: &str, id: &str) -> Reply {
+        self.call(Method::DELETE, route, &[id], "", &[], None).await
+    }
+
+    /// Every route of the function was called.
+    #[track_caller]
+    fn assert_all_routes_were_called(&self, name: &str) {
+        let entry = entry(name);
+        let text = |route: &Value, field: &str| route[field].as_str().unwrap().to_owned();
+        let routes = entry["routes"].as_array().unwrap().iter();
+        let routes: BTreeSet<_> = routes.map(|it| format!("{} {}", text(it, "method"), text(it, "path"))).collect();
+        assert_eq!(*self.called.lock().unwrap(), routes);
+    }
+
+    /// What any function answers without looking at its own table, or not even at the keys.
+    async fn is_called_by_strangers(&self, route: &str) {
+        let stranger = async |key: &str| {
+            let headers = [("authorization", key)];
+            let reply = self.call(Method::POST, route, &[], "", &headers, Some(json!({}))).await;
+            reply.expect(StatusCode::UNAUTHORIZED.as_u16());
+        };
+        stranger("Bearer mk_0123456789ab_0000").await;
+        stranger("Basic x").await;
+    }
+}
+
+#[tokio::test]
+async fn shout_reads_keys_and_nothing_else() {
+    let (embedded, operator) = tables().await;
+    let (store, used) = embedded.store_with_record(PREFIX);
+    let upstream = shoutcloud::start(shoutcloud::Config::default()).await.unwrap();
+    // As its main does.
+    store.warm(&kit::access::TABLE).await;
+    let shout = shout::Shout::new(Some(&Upstream::new("X", upstream.url()).unwrap()), true);
+    let function = Function::new(vec![shout::routes(shout), kit::http::openapi()], &store, &operator).await;
+
+    function.is_called_by_strangers("/api/v1/shout").await;
+    function.post("/api/v1/shout", json!({"data": "hello"}), None).await.expect(200);
+    function.post("/api/v1/shout", json!({"data": 7}), None).await.expect(422);
+    function.get("/api/v1/openapi.json", &[], "").await.expect(200);
+    function.assert_all_routes_were_called("shout");
+    assert_exactly_what_is_allowed("shout", &used);
+}
+
+/// The capability `batches`: both functions on one set of tables, each with its own record.
+struct Stack {
+    sim: lorawan::Simulator,
+    provider: Provider,
+    operator: Store,
+    clock: Clock,
+    http: Function,
+    http_used: Used,
+    /// Batches of this one fail at once.
+    impatient: Function,
+    worker: Worker,
+    worker_used: Used,
+}
+
+impl Stack {
+    async fn new() -> Self {
+        let sim = lorawan::start(lorawan::Config { conflict_rate: 0.05, ..Default::default() }).await.unwrap();
+        let upstream = Upstream::new(batches::config::URL, sim.url()).unwrap();
+        let provider = Provider::new(upstream, Duration::from_millis(400));
+        let (embedded, operator) = tables().await;
+        let clock = Clock::manual(Timestamp::now());
+
+        // As the functions' mains do.
+        let (store, http_used) = embedded.store_with_record(PREFIX);
+        store.warm(&batches::TABLE).await;
+        let routes = |max_age: Duration| {
+            vec![batches::routes(Batches {
+                store: BatchStore::new(store.clone()),
+                provider: Some(provider.name()),
+                clock: clock.clone(),
+                wake: Arc::default(),
+                max_age,
+            })]
+        };
+        let http = Function::new(routes(Duration::from_hours(24)), &store, &operator).await;
+        let impatient = Function::new(routes(Duration::ZERO), &store, &operator).await;
+
+        let (store, worker_used) = embedded.store_with_record(PREFIX);
+        store.warm(&batches::TABLE).await;
+        let timing = Timing {
+            retry_base: Duration::from_millis(5),
+            retry_most: Duration::from_millis(50),
+            refresh: Duration::from_millis(50),
+            report: Duration::from_millis(20),
+            ..Timing::new(&provider)
+        };
+        let worker = Worker::new(BatchStore::new(store), provider.clone(), Clock::system(), timing, Arc::default());
+        Self { sim, provider, operator, clock, http, http_used, impatient, worker, worker_used }
+    }
+
+    async fn create(&self, size: u64) -> String {
+        self.http.post(COLLECTION, json!({ "batch_size": size }), None).await.expect(201).id()
+    }
+
+    async fn status(&self, id: &str) -> String {
+        self.http.get(&format!("{COLLECTION}/{{id}}"), &[id], "").await.expect(200).json()["status"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    }
+
+    /// Lets the worker go on until nothing is pending.
+    async fn work(&self) {
+        self.sim.change(|faults| faults.latency = Duration::ZERO);
+        let work = async {
+            loop {
+                match self.worker.work(&CancellationToken::new()).await.unwrap() {
+                    Ended::Idle => return,
+                    Ended::Held(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                    Ended::Stopped => {}
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, work).await.expect("the worker comes to an end");
+    }
+
+    /// Starts the worker and waits until the provider has registered `mark` more.
+    async fn work_until(&self, mark: u64, stop: &CancellationToken) -> tokio::task::JoinHandle<()> {
+        let (worker, stop) = (self.worker.clone(), stop.clone());
+        let before = self.sim.stats().registered;
+        // So slow that it is not over when this has been seen.
+        self.sim.change(|faults| faults.latency = Duration::from_millis(20));
+        let task = tokio::spawn(async move { _ = worker.work(&stop).await.unwrap() });
+        let registered = async {
+            while self.sim.stats().registered < before + mark {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, registered).await.expect("the worker works");
+        task
+    }
+}
+
+#[tokio::test]
+async fn the_functions_of_batches_need_exactly_what_they_are_allowed() {
+    let stack = Stack::new().await;
+    worker_does_everything(&stack).await;
+    http_does_everything(&stack).await;
+    stack.http.assert_all_routes_were_called("batches");
+    assert_exactly_what_is_allowed("batches", &stack.http_used);
+    assert_exactly_what_is_allowed("batches-worker", &stack.worker_used);
+}
+
+async fn worker_does_everything(stack: &Stack) {
+    // A tick without work.
+    stack.work().await;
+
+    // A batch with conflicts and lost answers, longer than one chunk of candidates.
+    stack.sim.change(|faults| (faults.drop_after_rate, faults.faulty_attempts) = (0.01, Some(1)));
+    let long = stack.create(4_200).await;
+    stack.work().await;
+    assert_eq!(stack.status(&long).await, "Completed");
+    assert!(stack.sim.stats().conflicts > 0 && stack.sim.stats().answers_lost > 0);
+
+    // A crash: the next worker waits for the lease, and settles what was open.
+    stack.sim.change(|faults| faults.drop_after_rate = 0.0);
+    let crashed = stack.create(1_000).await;
+    stack.work_until(20, &CancellationToken::new()).await.abort();
+    stack.work().await;
+    assert_eq!(stack.status(&crashed).await, "Completed");
+
+    // The end of an invocation: the lease is given back, and the next goes on at once.
+    let stopped = stack.create(1_000).await;
+    let stop = CancellationToken::new();
+    let task = stack.work_until(20, &stop).await;
+    stop.cancel();
+    task.await.unwrap();
+    assert_eq!(stack.status(&stopped).await, "Processing");
+    stack.work().await;
+    assert_eq!(stack.status(&stopped).await, "Completed");
+
+    // A cancellation before the work, and one in its middle.
+    let early = stack.create(5).await;
+    stack.http.delete(&format!("{COLLECTION}/{{id}}"), &early).await.expect(202);
+    stack.work().await;
+    assert_eq!(stack.status(&early).await, "Cancelled");
+    let cancelled = stack.create(1_000).await;
+    let task = stack.work_until(20, &CancellationToken::new()).await;
+    stack.http.delete(&format!("{COLLECTION}/{{id}}"), &cancelled).await.expect(202);
+    task.await.unwrap();
+    assert_eq!(stack.status(&cancelled).await, "Cancelled");
+
+    // A batch that is too old.
+    stack.sim.change(|faults| faults.down = simulators::faults::Down::Status503);
+    let failed = stack.impatient.post(COLLECTION, json!({}), None).await.expect(201).id();
+    stack.work().await;
+    assert_eq!(stack.status(&failed).await, "Failed");
+    stack.sim.change(|faults| faults.down = simulators::faults::Down::No);
+
+    // A place in the worker's list whose batch is gone.
+    let text = |text: String| AttributeValue::S(text);
+    let place = HashMap::from([
+        ("pk".to_owned(), text(format!("PENDING#{}", stack.provider.name()))),
+        ("sk".to_owned(), text("acme#0198c6d2-6f7e-7a7e-8000-000000000000".to_owned())),
+    ]);
+    let put = stack.operator.client().put_item().table_name(stack.operator.table(&batches::TABLE));
+    put.set_item(Some(place)).send().await.unwrap();
+    stack.work().await;
+}
+
+async fn http_does_everything(stack: &Stack) {
+    let Stack { http, clock, .. } = stack;
+    http.is_called_by_strangers(COLLECTION).await;
+    for collection in [COLLECTION, ALIAS] {
+        let one = format!("{collection}/{{id}}");
+
+        // Creation: refused, done, done again, for another payload, by many at once, after a day.
+        http.post(collection, json!({"batch_size": 0}), None).await.expect(422);
+        let id = http.post(collection, json!({"batch_size": 30}), None).await.expect(201).id();
+        let key = format!("key of {collection}").replace([' ', '/'], "-");
+        let first = http.post(collection, json!({"batch_size": 3}), Some(&key)).await.expect(201).id();
+        assert_eq!(http.post(collection, json!({"batch_size": 3}), Some(&key)).await.expect(201).id(), first);
+        http.post(collection, json!({"batch_size": 4}), Some(&key)).await.expect(422);
+        let race = format!("{key}-race");
+        let racing = (0..5).map(|_| async { http.post(collection, json!({"batch_size": 3}), Some(&race)).await });
+        let all = futures::future::join_all(racing).await;
+        assert!(all.iter().all(|reply| matches!(reply.status, 201 | 409)));
+        clock.advance(Duration::from_hours(25));
+        assert_ne!(http.post(collection, json!({"batch_size": 3}), Some(&key)).await.expect(201).id(), first);
+
+        // Of a batch in work, with and without waiting for news.
+        http.get(&one, &[&id], "").await.expect(200);
+        http.call(Method::GET, &one, &[&id], "", &[("prefer", "wait=1")], None).await.expect(200);
+        stack.work().await;
+
+        // Of a batch that is complete.
+        let batch = http.get(&one, &[&id], "").await.expect(200).json();
+        assert_eq!(batch["registered"], 30);
+        http.call(Method::GET, &one, &[&id], "", &[("accept", "text/csv")], None).await.expect(200);
+        http.get(&one, &["0198c6d2-6f7e-7a7e-8000-000000000000"], "").await.expect(404);
+        let partition = format!("{one}/partitions/{{n}}");
+        http.get(&partition, &[&id, "0"], "").await.expect(200);
+        http.get(&partition, &[&id, "9"], "").await.expect(404);
+        let code = format!("{one}/codes/{{short_code}}");
+        let deveui = batch["deveuis"][0].as_str().unwrap();
+        assert_eq!(http.get(&code, &[&id, &deveui[11..]], "").await.expect(200).json()["deveui"], deveui);
+        http.get(&code, &[&first, "00000"], "").await;
+
+        // Lists.
+        http.get(collection, &[], "").await.expect(200);
+        http.get(collection, &[], "?status=Completed&deleted=true").await.expect(200);
+        let page = http.get(collection, &[], "?limit=1").await.expect(200);
+        let next = page.link.as_deref().and_then(|link| link.split(['?', '>']).nth(1)).unwrap();
+        http.get(collection, &[], &format!("?{next}")).await.expect(200);
+
+        // Deletion, also again, and cancellation, also again.
+        http.delete(&one, &id).await.expect(204);
+        http.delete(&one, &id).await.expect(204);
+        http.get(&one, &[&id], "").await.expect(404);
+        http.get(&one, &[&id], "?deleted=true").await.expect(200);
+        let id = http.post(collection, json!({}), None).await.expect(201).id();
+        http.delete(&one, &id).await.expect(202);
+        http.delete(&one, &id).await.expect(202);
+        stack.work().await;
+        http.delete(&one, &id).await.expect(204);
+    }
+}
