@@ -82,20 +82,16 @@ locals {
           Resource = "arn:${local.partition}:logs:${local.region}:${local.account_id}:log-group:/aws/lambda/${local.prefix}-${name}:*"
         },
         # Lambda itself needs these, under the function's role, to join the private subnets and, long
-        # after the function is gone, to leave them. Naming the subnets here would turn the order
-        # round in which things are destroyed: role before subnets, and the interfaces stay for ever.
-        {
-          Sid      = "JoinSubnets"
-          Effect   = "Allow"
-          Action   = "ec2:CreateNetworkInterface"
-          Resource = [for kind in ["network-interface", "security-group", "subnet"] : "${local.ec2_arn}:${kind}/*"]
-        },
+        # after the function is gone, to leave them. All of EC2's ARNs of the account, as Lambda's guide
+        # has it: narrower kinds of resource are reported to be refused. Naming our subnets would also
+        # turn the order round in which things are destroyed, and leave the interfaces there for ever.
         {
           Sid    = "NetworkInterfaces"
           Effect = "Allow"
-          Action = ["ec2:AssignPrivateIpAddresses", "ec2:DeleteNetworkInterface", "ec2:UnassignPrivateIpAddresses"]
-          # All of the account's, as Lambda's guide has it: the interfaces' names are not known before,
-          # and a narrower kind of resource is reported to make their deletion fail.
+          Action = [
+            "ec2:AssignPrivateIpAddresses", "ec2:CreateNetworkInterface", "ec2:DeleteNetworkInterface",
+            "ec2:UnassignPrivateIpAddresses",
+          ]
           Resource = "${local.ec2_arn}:*/*"
         },
         {

@@ -273,6 +273,7 @@ resource "aws_security_group" "functions" {
   timeouts {
     delete = "60m"
   }
+  depends_on = [aws_iam_role_policy.function]
 }
 
 # Network ACLs: the same for whole subnets, whatever its group. They know no connections, so the
