@@ -143,7 +143,8 @@ class Binaries(unittest.TestCase):
                  "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS"]
         said = io.StringIO()
         with redirect_stderr(said):
-            kept = script.surroundings({**dict.fromkeys(flags, "-Copt-level=0"), "RUSTFLAGS_OF_OTHERS": "1", "HOME": "/"})
+            others = {"RUSTFLAGS_OF_OTHERS": "1", "HOME": "/"}
+            kept = script.surroundings({**dict.fromkeys(flags, "-Copt-level=0"), **others})
         self.assertEqual(set(kept), {"RUSTFLAGS_OF_OTHERS", "HOME", "CARGO_TARGET_DIR", "CARGO_ZIGBUILD_CACHE_DIR"})
         self.assertIn(", ".join(flags), said.getvalue())
 
