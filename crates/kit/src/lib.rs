@@ -22,5 +22,7 @@ pub mod problem;
 pub mod request;
 pub mod secrets;
 pub mod telemetry;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod upstream;
 pub mod wait;

@@ -84,16 +84,22 @@ pub struct Page<T> {
 impl<T: Serialize> Page<T> {
     /// The page as an answer; `here` is the path and query without a cursor, for the `Link` header.
     pub fn answer(self, here: &str) -> Response {
-        let link = self.next_cursor.as_ref().and_then(|cursor| {
-            let join = if here.contains('?') { '&' } else { '?' };
-            HeaderValue::try_from(format!("<{here}{join}cursor={cursor}>; rel=\"next\"")).ok()
-        });
-        let mut response = axum::Json(self).into_response();
-        if let Some(link) = link {
-            response.headers_mut().insert(header::LINK, link);
-        }
-        response
+        let next = self.next_cursor.clone();
+        linked(axum::Json(self).into_response(), here, next.as_deref())
     }
+}
+
+/// An answer of a list with the `Link` to its next page, where there is one. `here` is the path and
+/// query without a cursor.
+pub fn linked(mut response: Response, here: &str, next_cursor: Option<&str>) -> Response {
+    let link = next_cursor.and_then(|cursor| {
+        let join = if here.contains('?') { '&' } else { '?' };
+        HeaderValue::try_from(format!("<{here}{join}cursor={cursor}>; rel=\"next\"")).ok()
+    });
+    if let Some(link) = link {
+        response.headers_mut().insert(header::LINK, link);
+    }
+    response
 }
 
 #[cfg(test)]

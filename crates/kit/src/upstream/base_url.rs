@@ -87,8 +87,11 @@ impl BaseUrl {
     }
 
     /// The URL of `path`, which starts with `/`, has no `.` or `..` in it, and so stays below the
-    /// base.
+    /// base. An empty one is the base itself, with the slash at its end if it has one.
     pub(super) fn join(&self, path: &str) -> Result<Url, &'static str> {
+        if path.is_empty() {
+            return Ok(self.url.clone());
+        }
         if !path.starts_with('/') {
             return Err("the path does not start with a slash");
         }
@@ -153,9 +156,16 @@ mod tests {
     }
 
     #[test]
+    fn no_path_is_the_base_to_the_letter() {
+        for base in ["https://a.example/hook", "https://a.example/hook/", "https://a.example/"] {
+            assert_eq!(BaseUrl::parse("X", base).unwrap().join("").unwrap().as_str(), base);
+        }
+    }
+
+    #[test]
     fn no_path_leads_away_from_the_base() {
         let base = BaseUrl::parse("X", "http://10.0.0.1:8080/api").unwrap();
-        for path in ["@evil.example", ".evil.example", "", "/../admin", "/a/%2E%2e/b", "/a/..", "/./a", "/a\\..\\b"] {
+        for path in ["@evil.example", ".evil.example", "/../admin", "/a/%2E%2e/b", "/a/..", "/./a", "/a\\..\\b"] {
             assert!(base.join(path).is_err(), "{path}");
         }
         assert_eq!(base.join("//evil.example").unwrap().host_str(), Some("10.0.0.1"));

@@ -115,7 +115,8 @@ impl Upstream {
         self.base.origin()
     }
 
-    /// `GET path`. `path` starts with `/` and may have a query; see [`path`] for values in it.
+    /// `GET path`. `path` starts with `/` and may have a query; see [`path`] for values in it. An
+    /// empty one is the base URL itself, to the letter.
     /// `timeout` covers everything, from the connection to the last byte of the body.
     pub async fn get(&self, path: &str, timeout: Duration) -> Result<Answer, UpstreamError> {
         self.send(Method::GET, path, None, timeout).await
@@ -145,13 +146,26 @@ impl Upstream {
         json: Option<Vec<u8>>,
         timeout: Duration,
     ) -> Result<Answer, UpstreamError> {
+        self.send_with(method, path, HeaderMap::new(), json, timeout).await
+    }
+
+    /// The same with headers of this one request, such as a signature.
+    pub async fn send_with(
+        &self,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+        json: Option<Vec<u8>>,
+        timeout: Duration,
+    ) -> Result<Answer, UpstreamError> {
         let url = self.base.join(path).map_err(UpstreamError::not_sent)?;
         let began = Instant::now();
         // Also one that has no token to be sent with: the upstream is as good as down.
         let mut call = metrics::process().call(&self.name);
         let authorization = self.authorization(timeout).await?;
         // Reading a token counts: the caller relies on its timeout.
-        let mut request = self.client.request(method, url).timeout(timeout.saturating_sub(began.elapsed()));
+        let left = timeout.saturating_sub(began.elapsed());
+        let mut request = self.client.request(method, url).headers(headers).timeout(left);
         if let Some(authorization) = authorization {
             request = request.header(header::AUTHORIZATION, authorization);
         }
