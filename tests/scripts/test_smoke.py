@@ -151,10 +151,22 @@ class Stage(unittest.TestCase):
         cls.environment = {**clean, "XDG_CONFIG_HOME": cls.folder.name, "NO_PROXY": "127.0.0.1"}
         lorawan = cls.start([TARGET / "muster-sim", "lorawan", "--latency", "10ms"])
         shoutcloud = cls.start([TARGET / "muster-sim", "shoutcloud"])
-        cls.state = Path(cls.folder.name, "state")
-        cls.server = cls.start([TARGET / "muster", "--state", cls.state, "serve", "--listen", "127.0.0.1:0"],
-                               MUSTER_LORAWAN_URL=lorawan, MUSTER_SHOUTCLOUD_URL=shoutcloud)
-        cls.key = (cls.state / "key").read_text().strip()
+        cls.upstreams = {"MUSTER_LORAWAN_URL": lorawan, "MUSTER_SHOUTCLOUD_URL": shoutcloud}
+        cls.server, cls.key = cls.serve("state", MUSTER_CPX_URL=cls.start([TARGET / "muster-sim", "cpx"]))
+        cls.narrow = cls.ask("POST", "/api/v1/keys", {"tenant": "smoke", "scopes": ["shout:write"]})["token"]
+
+    @classmethod
+    def serve(cls, name, **more):
+        """A server with a state of its own: its address, and its first key."""
+        state = Path(cls.folder.name, name)
+        server = cls.start([TARGET / "muster", "--state", state, "serve", "--listen", "127.0.0.1:0"], **cls.upstreams, **more)
+        return server, (state / "key").read_text().strip()
+
+    @classmethod
+    def ask(cls, method, path, body=None):
+        headers = {"Authorization": f"Bearer {cls.key}", "Content-Type": "application/json"}
+        data = json.dumps(body).encode() if body else None
+        return json.loads(urllib.request.urlopen(urllib.request.Request(cls.server + path, data, headers, method=method)).read())
 
     @classmethod
     def start(cls, argv, **more):
@@ -173,8 +185,9 @@ class Stage(unittest.TestCase):
             time.sleep(0.05)
         raise AssertionError(f"{argv[0]} does not start: {log.read_text()}")
 
-    def smoke(self, url, *more, key=True):
-        environment = {**self.environment, **({"MUSTER_KEY": self.key} if key else {})}
+    def smoke(self, url, *more, key=None):
+        keys = {"MUSTER_KEY": self.key, "MUSTER_SHOUT_KEY": self.narrow} if key is None else {"MUSTER_KEY": key}
+        environment = {**self.environment, **keys}
         ran = subprocess.run([sys.executable, ROOT / "scripts" / "smoke", url, "--wait", "1", *more], env=environment,
                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
         lines = [re.match(r"(ok|FAILED|skipped) +(.*)", line).groups() for line in ran.stdout.splitlines()]
@@ -187,10 +200,11 @@ class Smoke(Stage):
     def test_a_server_in_good_order_passes(self):
         lines, failed = self.smoke(self.server, "--batch", "30")
         self.assertEqual(failed, [])
-        self.assertEqual(sum(outcome == "ok" for outcome, _ in lines), 32, lines)
+        self.assertEqual(sum(outcome == "ok" for outcome, _ in lines), 57, lines)
+        self.assertIn(("ok", "services: 10 services on 150 servers"), lines)
 
     def test_without_a_key_it_looks_at_what_is_public(self):
-        lines, failed = self.smoke(self.server, "--batch", "30", key=False)
+        lines, failed = self.smoke(self.server, "--batch", "30", key="")
         self.assertEqual(failed, [])
         self.assertIn(("skipped", "what needs a key: give it in MUSTER_KEY"), lines)
 
@@ -218,14 +232,25 @@ class Smoke(Stage):
             "a body of more than 1 MiB": request(lambda method, path, headers, body: (
                 method, path, headers, body[:9] if is_large(body) else body)),
             "shout: 200": replaced(200, b"TEELF", b"teelf"),
+            "services /api/v1/servers: its list": answer(lambda status, headers, body, path: (
+                status, headers, body.replace(b'"items"', b'"things"') if path.startswith("/api/v1/servers?") else body)),
+            "services /api/v1/services: an id of nobody": answer(lambda status, headers, body, path: (
+                200 if path.endswith("/SmokeTestService") else status, headers, body)),
+            "services: {": replaced(200, b'"unknown":0', b'"unknown":1'),
+            "services: its worker has looked: last at 19": replaced(200, b'"observed_at":"20', b'"observed_at":"19'),
+            "services: its worker has looked: never": answer(lambda status, headers, body, path: (
+                status, headers, b'{"items":[]}' if "state=all" in path else body)),
+            "a key without the scope": request(lambda method, path, headers, body: (
+                method, path, [(name, value.replace(self.narrow, self.key)) for name, value in headers], body)),
+            "a key without the scope is a 403: 401": request(lambda method, path, headers, body: (
+                method, path, [(name, value.replace(self.narrow, "mk_1")) for name, value in headers], body)),
         }
         for check, spoiler in spoilt.items():
             with self.subTest(check), Proxy(self.server, spoiler) as proxy:
                 _, failed = self.smoke(proxy.url)
                 self.assertTrue(failed and all(check in line for line in failed), f"{check}: {failed}")
         # Not even the ones that let everybody in.
-        made = json.loads(urllib.request.urlopen(urllib.request.Request(
-            f"{self.server}/api/v1/batches?deleted=true&limit=500", headers={"Authorization": f"Bearer {self.key}"})).read())
+        made = self.ask("GET", "/api/v1/batches?deleted=true&limit=500")
         self.assertEqual([item for item in made["items"] if item["label"] != "smoke test"], [], "nothing is made without --batch")
 
     def test_each_step_of_a_batch_fails_where_the_thing_that_it_is_for_is_spoilt(self):
@@ -252,11 +277,26 @@ class Smoke(Stage):
         away = {"type": "urn:muster:problem:upstream-failed", "title": "x", "status": 502, "detail": "SHOUTCLOUD cannot be had"}
         gone = answer(lambda status, headers, body, path: (
             (502, headers, json.dumps(away).encode()) if path == "/api/v1/shout" and status == 200 else (status, headers, body)))
+        server, key = self.serve("without-cpx")
         for spoiler in (local, gone):
-            with Proxy(self.server, spoiler) as proxy:
-                lines, failed = self.smoke(proxy.url)
+            with Proxy(server, spoiler) as proxy:
+                lines, failed = self.smoke(proxy.url, key=key)
                 self.assertEqual(failed, [])
                 self.assertTrue(any(outcome == "skipped" and "not proven: SHOUTCLOUD did not answer" in text for outcome, text in lines), lines)
+
+    def test_a_fleet_that_is_not_configured_or_away_is_no_failure_if_the_setting_is_named(self):
+        server, key = self.serve("not-configured")
+        lines, failed = self.smoke(server, key=key)
+        self.assertEqual(failed, [])
+        self.assertIn(("skipped", "services: reached, but MUSTER_CPX_URL is not set"), lines)
+        with Proxy(server, replaced(503, b"MUSTER_CPX_URL", b"something")) as proxy:
+            _, failed = self.smoke(proxy.url, key=key)
+            self.assertTrue(any(line.startswith("services: ") and "expected the setting to be named" in line for line in failed), failed)
+        # Nobody listens at port 1.
+        server, key = self.serve("away", MUSTER_CPX_URL="http://127.0.0.1:1")
+        lines, failed = self.smoke(server, key=key)
+        self.assertEqual(failed, [])
+        self.assertTrue(any(outcome == "skipped" and text.startswith("services: reached, but its upstream is away") for outcome, text in lines), lines)
 
 
 class SmokeOverTls(Stage):

@@ -23,12 +23,20 @@ use kit::{
     upstream::Upstream,
 };
 use serde_json::{Value, json};
+use services::{Watch, config::Config, notify::Notifier, worker::Watcher};
 use shout::Shout;
-use simulators::{lorawan, shoutcloud};
+use simulators::{
+    cpx::{self, Fixed},
+    lorawan, shoutcloud,
+};
 use tower::ServiceExt;
 
 /// Routes that need no key. Another one has to be added here by a person who has thought about it.
 const PUBLIC: &[(&str, &str)] = &[("GET", "/api/v1/openapi.json")];
+
+/// The one service of the simulated CPX, and its one server.
+const SERVICE: &str = "AuthService";
+const SERVER: &str = "10.58.1.1";
 
 /// Everything that `muster serve` runs, with its upstreams and a batch of the tenant `acme`.
 struct World {
@@ -36,7 +44,11 @@ struct World {
     access: Access,
     specs: Vec<RouteSpec>,
     batch: String,
+    alert: String,
     key: ApiKey,
+    cpx: cpx::Simulator,
+    /// What CPX was asked before the test began.
+    asked: u64,
     lorawan: lorawan::Simulator,
     shoutcloud: shoutcloud::Simulator,
     _embedded: Embedded,
@@ -49,10 +61,11 @@ struct Reply {
 }
 
 /// The routes of each function, by its name, and those that only `muster serve` has.
-fn routes(access: &Access, batches: Batches, shout: Shout) -> Vec<(&'static str, Vec<Routes>)> {
+fn routes(access: &Access, batches: Batches, watch: Watch, shout: Shout) -> Vec<(&'static str, Vec<Routes>)> {
     vec![
         ("shout", vec![shout::routes(shout), kit::http::openapi()]),
         ("batches", vec![batches::routes(batches)]),
+        ("services", vec![services::routes(watch)]),
         ("serve_only", vec![access::routes(access.clone())]),
     ]
 }
@@ -62,7 +75,8 @@ fn declared() -> BTreeMap<&'static str, Vec<RouteSpec>> {
     let store = Embedded::memory().unwrap().store("test-");
     let access = Access::new(store.clone(), Clock::system());
     let specs = |routes: Vec<Routes>| routes.iter().flat_map(|it| it.specs().to_vec()).collect();
-    let all = routes(&access, batches(BatchStore::new(store), None), Shout::new(None, true));
+    let watch = Watch::new(&cpx_config(None), store.clone(), Clock::system());
+    let all = routes(&access, batches(BatchStore::new(store), None), watch, Shout::new(None, true));
     all.into_iter().map(|(name, routes)| (name, specs(routes))).collect()
 }
 
@@ -71,33 +85,58 @@ fn batches(store: BatchStore, provider: Option<String>) -> Batches {
     Batches { store, provider, clock: Clock::system(), wake: Arc::default(), max_age }
 }
 
+fn cpx_config(url: Option<&str>) -> Config {
+    let setting = |name: &str| url.filter(|_| name == services::config::URL).map(str::to_owned);
+    Config::from_settings(setting).unwrap()
+}
+
+async fn start_cpx() -> cpx::Simulator {
+    let one = Fixed { ip: SERVER.parse().unwrap(), service: SERVICE.to_owned(), cpu: 10, memory: 10 };
+    cpx::start(cpx::Config { fleet: Some(vec![one]), ..cpx::Config::default() }).await.unwrap()
+}
+
 impl World {
     async fn new() -> Self {
         let lorawan = lorawan::start(lorawan::Config::default()).await.unwrap();
         let shoutcloud = shoutcloud::start(shoutcloud::Config::default()).await.unwrap();
         let embedded = Embedded::memory().unwrap();
         let store = embedded.store("test-");
-        store.create_tables(&[&access::TABLE, &batches::TABLE]).await.unwrap();
+        store.create_tables(&muster::backend::TABLES).await.unwrap();
+        let cpx = start_cpx().await;
+        let config = cpx_config(Some(cpx.url()));
+        let watch = Watch::new(&config, store.clone(), Clock::system());
+        // A minute that has been watched.
+        let watcher = Watcher::new(config, store.clone(), Notifier::default(), Clock::system()).unwrap();
+        watcher.tick(services::worker::slot(jiff::Timestamp::now())).await.unwrap();
         let access = Access::new(store.clone(), Clock::system());
         let upstream = Upstream::new(shout::http::URL, shoutcloud.url()).unwrap();
         let batches = batches(BatchStore::new(store), Some(lorawan.url().to_owned()));
-        let all = routes(&access, batches, Shout::new(Some(&upstream), true));
+        let all = routes(&access, batches, watch, Shout::new(Some(&upstream), true));
         let all: Vec<Routes> = all.into_iter().flat_map(|(_, routes)| routes).collect();
         let specs = all.iter().flat_map(|routes| routes.specs().to_vec()).collect();
         let app = kit::http::app(all, access.clone());
         let (key, admin) = key(&access, "acme", &["admin".to_owned()], None).await;
-        let batch = String::new();
-        let mut world = Self { app, access, specs, batch, key, lorawan, shoutcloud, _embedded: embedded };
+        let (batch, alert, asked) = (String::new(), String::new(), 0);
+        let mut world =
+            Self { app, access, specs, batch, alert, key, cpx, asked, lorawan, shoutcloud, _embedded: embedded };
         let made = world.send("POST", "/api/v1/batches", Some(&format!("Bearer {admin}"))).await;
         assert_eq!(made.status, StatusCode::CREATED);
         made.json()["id"].as_str().unwrap().clone_into(&mut world.batch);
+        let alerts = world.send("GET", "/api/v1/alerts?state=all", Some(&format!("Bearer {admin}"))).await;
+        alerts.json()["items"][1]["id"].as_str().unwrap().clone_into(&mut world.alert);
+        world.asked = world.cpx.stats().traffic.requests;
         world
     }
 
-    /// The path of a route, about the batch and the key of `acme`.
+    /// The path of a route, about the batch and the key of `acme`, and the service that there is.
     fn path(&self, spec: &RouteSpec) -> String {
-        let id = if spec.path.starts_with("/api/v1/keys") { &self.key.id } else { &self.batch };
+        let id = match spec.path.split('/').nth(3) {
+            Some("keys") => &self.key.id,
+            Some("alerts") => &self.alert,
+            _ => &self.batch,
+        };
         let path = spec.path.replace("{id}", id).replace("{n}", "0").replace("{short_code}", "2555B");
+        let path = path.replace("{ip}", SERVER).replace("{name}", SERVICE);
         assert!(!path.contains('{'), "{path}: what stands for this parameter?");
         path
     }
@@ -109,6 +148,10 @@ impl World {
         }
         let body = match (method, path) {
             ("POST", "/api/v1/shout") => json!({"data": "hello"}),
+            ("POST", path) if path.ends_with("/silence") => {
+                let until = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(1);
+                json!({"until": until, "reason": "a test"})
+            }
             ("POST", "/api/v1/keys") => json!({"tenant": "acme", "scopes": ["admin"]}),
             _ => json!({}),
         };
@@ -135,6 +178,7 @@ impl World {
         assert_eq!((&list["items"][0]["id"], &list["items"][0]["status"]), (&json!(self.batch), &json!("Processing")));
         assert!(self.access.keys().get(&self.key.id).await.unwrap().unwrap().revoked_at.is_none());
         assert_eq!(self.lorawan.stats().traffic.requests, 0);
+        assert_eq!(self.cpx.stats().traffic.requests, self.asked);
         assert_eq!(self.shoutcloud.stats().traffic.requests, 0);
     }
 }
@@ -198,13 +242,13 @@ fn line(route: &Value) -> String {
 fn each_function_gets_the_tables_that_there_are() {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../infra/functions.json");
     let file: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
-    let known = [access::TABLE, batches::TABLE].map(|table| table.name);
+    let known = muster::backend::TABLES.map(|table| table.name);
     for function in file["functions"].as_array().unwrap() {
         let tables: Vec<&str> = function["tables"].as_object().unwrap().keys().map(String::as_str).collect();
         assert!(tables.iter().all(|table| known.contains(table)), "{function}");
         assert_eq!(tables.contains(&"access"), function["kind"] == "http", "keys are for those who answer: {function}");
         if let Some(stream) = function["stream"].as_str() {
-            assert!([access::TABLE, batches::TABLE].iter().any(|it| it.name == stream && it.stream), "{function}");
+            assert!(muster::backend::TABLES.iter().any(|it| it.name == stream && it.stream), "{function}");
         }
     }
 }
@@ -298,7 +342,9 @@ async fn what_belongs_to_another_tenant_is_not_there() {
     let (_, token) = key(&world.access, "globex", &all, None).await;
     let bearer = format!("Bearer {token}");
     let mut about_one = 0;
-    for spec in world.guarded().into_iter().filter(|spec| spec.scope.unwrap().0 != "admin") {
+    // The servers that CPX lists are the deployment's: whoever may read services reads all of them.
+    let is_a_tenants = |spec: &RouteSpec| !matches!(spec.scope.unwrap().0, "admin" | "services:read" | "services:write");
+    for spec in world.guarded().into_iter().filter(is_a_tenants) {
         let (method, path) = (&spec.method, world.path(&spec));
         if spec.path.contains("{id}") {
             world.send(method, &path, Some(&bearer)).await.problem(404, "not-found", &format!("{method} {path}"));

@@ -35,7 +35,16 @@ use kit::{
     upstream::Upstream,
 };
 use serde_json::{Value, json};
-use simulators::{lorawan, shoutcloud};
+use services::{
+    Watch,
+    config::Config,
+    notify::Notifier,
+    worker::{Ended as Ticked, Watcher},
+};
+use simulators::{
+    cpx::{self, Fate},
+    lorawan, shoutcloud,
+};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
@@ -416,4 +425,85 @@ async fn http_does_everything(stack: &Stack) {
         stack.work().await;
         http.delete(&one, &id).await.expect(204);
     }
+}
+
+/// The capability `services`: both functions on one set of tables, each with its own record.
+#[tokio::test]
+async fn the_functions_of_services_need_exactly_what_they_are_allowed() {
+    let sim = cpx::start(cpx::Config { servers: 20, ..Default::default() }).await.unwrap();
+    let receiver = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let receives = format!("http://{}", receiver.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(receiver, Router::new().fallback(async || "")).await });
+    let settings = |webhook: String| {
+        let cpx = sim.url().to_owned();
+        move |name: &str| match name {
+            "MUSTER_CPX_URL" => Some(cpx.clone()),
+            "MUSTER_CPX_TIMEOUT_SECONDS" => Some("0.2".to_owned()),
+            "MUSTER_ALERTS_WEBHOOK_URL" => Some(webhook.clone()),
+            "MUSTER_ALERTS_WEBHOOK_KEY" => Some("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_owned()),
+            _ => None,
+        }
+    };
+    let config = Config::from_settings(settings(String::new())).unwrap();
+    let (embedded, operator) = tables().await;
+    let clock = Clock::manual(Timestamp::constant(1_800_000_000, 0));
+
+    let (store, worker_used) = embedded.store_with_record(PREFIX);
+    store.warm(&services::TABLE).await;
+    let watcher = async |webhook: String| {
+        let notifier = Notifier::from_settings(settings(webhook)).await.unwrap();
+        Watcher::new(config.clone(), store.clone(), notifier, clock.clone()).unwrap()
+    };
+    // One who takes what he is told, and one who is not there.
+    let told = watcher(receives).await;
+    let untold = watcher("http://127.0.0.1:9".to_owned()).await;
+    let minute = async |watcher: &Watcher| {
+        let ended = watcher.tick(clock.now()).await.unwrap();
+        assert_eq!(watcher.tick(clock.now()).await.unwrap(), Ticked::Duplicate);
+        clock.advance(Duration::from_mins(1));
+        ended
+    };
+    minute(&told).await;
+    // Everything falls silent, nobody hears of it for a while, and all is well again.
+    sim.change(|config| config.hang_rate = 1.0);
+    for _ in 0..4 {
+        minute(&untold).await;
+    }
+    minute(&told).await;
+    sim.change(|config| (config.hang_rate, config.list_fate) = (0.0, Fate::Error));
+    assert_eq!(minute(&told).await, Ticked::NoList);
+    sim.change(|config| config.list_fate = Fate::Well);
+    for _ in 0..4 {
+        minute(&told).await;
+    }
+    // A service that goes, for good.
+    let gone = sim.servers()[0].service.clone();
+    let rest: Vec<_> = sim.servers().into_iter().filter(|it| it.service != gone).map(|it| json!(it.ip)).collect();
+    sim.change(|config| config.list = Some(Value::Array(rest)));
+    for _ in 0..62 {
+        minute(&told).await;
+    }
+    assert_exactly_what_is_allowed("services-worker", &worker_used);
+
+    let (store, http_used) = embedded.store_with_record(PREFIX);
+    store.warm(&kit::access::TABLE).await;
+    let watch = Watch::new(&config, store.clone(), clock.clone());
+    let http = Function::new(vec![services::routes(watch)], &store, &operator).await;
+    let alerts = http.get("/api/v1/alerts", &[], "?state=all").await.expect(200).json();
+    let alert = &alerts["items"][1];
+    let (id, name) = (alert["id"].as_str().unwrap(), alert["service"].as_str().unwrap());
+    for route in ["/api/v1/servers", "/api/v1/services", "/api/v1/unhealthy-services"] {
+        http.get(route, &[], "").await.expect(200);
+    }
+    http.get("/api/v1/servers/{ip}/history", &["10.58.1.1"], "?window=2h").await.expect(200);
+    http.get("/api/v1/services/{name}", &[name], "").await.expect(200);
+    http.get("/api/v1/services/{name}/history", &[name], "?window=2h").await.expect(200);
+    http.get("/api/v1/services/{name}/history", &["none"], "").await.expect(404);
+    let silence = "/api/v1/alerts/{id}/silence";
+    let body = json!({"until": clock.now() + jiff::SignedDuration::from_hours(1), "reason": "a test"});
+    http.call(Method::POST, silence, &[id], "", &[], Some(body)).await.expect(200);
+    http.delete(silence, id).await.expect(200);
+    http.delete(silence, "0198c6d2-6f7e-7a7e-8000-000000000000").await.expect(404);
+    http.assert_all_routes_were_called("services");
+    assert_exactly_what_is_allowed("services", &http_used);
 }
