@@ -13,7 +13,7 @@ use kit::{
     dynamo::embedded::Embedded,
 };
 use serde_json::{Value, json};
-use simulators::{lorawan, shoutcloud};
+use simulators::{cpx, lorawan, shoutcloud};
 use system_tests::runtime_api::{Function, Outcome, bootstraps};
 use tokio::{net::TcpListener, sync::OnceCell};
 
@@ -21,7 +21,7 @@ use tokio::{net::TcpListener, sync::OnceCell};
 const TIME: Duration = Duration::from_secs(20);
 
 /// The functions that are started or looked at here.
-const FUNCTIONS: &[&str] = &["shout", "batches", "batches-worker"];
+const FUNCTIONS: &[&str] = &["shout", "batches", "batches-worker", "services", "services-worker"];
 
 /// Each event and the status that anybody gets for it without a key.
 const EVENTS: &[(&str, u16)] = &[
@@ -69,7 +69,7 @@ impl Backend {
     async fn start() -> Self {
         let embedded = Embedded::memory().unwrap();
         let store = embedded.store(kit::dynamo::DEFAULT_PREFIX);
-        store.create_tables(&[&access::TABLE, &batches::TABLE]).await.unwrap();
+        store.create_tables(&muster::backend::TABLES).await.unwrap();
         let new =
             NewKey { tenant: "acme".into(), scopes: vec![access::ADMIN.into()], label: None, expires_in_seconds: None };
         let (_, key) = KeyStore::new(store).create(new, jiff::Timestamp::now()).await.unwrap();
@@ -191,6 +191,13 @@ async fn batches_answers_every_event_and_lives_on() {
 }
 
 #[tokio::test]
+async fn services_answers_every_event_and_lives_on() {
+    let backend = Backend::start().await;
+    let function = backend.function("services", &[]).await;
+    survives_every_event(&function, "/api/v1/alerts/0198c6d2-6f7e-7a7e-8000-000000000000/silence").await;
+}
+
+#[tokio::test]
 async fn shout_shouts_in_every_mode() {
     let backend = Backend::start().await;
     let upstream = shoutcloud::start(shoutcloud::Config::default()).await.unwrap();
@@ -284,6 +291,65 @@ async fn batches_lists_over_the_store() {
     assert_eq!(assert_well_formed(&event, &answer), 200, "{answer} {}", function.log());
     let body: Value = serde_json::from_str(answer["body"].as_str().unwrap()).unwrap();
     assert_eq!(body["items"], json!([]));
+}
+
+#[tokio::test]
+async fn a_tick_of_the_watcher_keeps_the_services_and_publishes_an_alert() {
+    let backend = Backend::start().await;
+    let fleet = [("10.58.1.1", 95), ("10.58.1.2", 5)].map(|(ip, cpu)| cpx::Fixed {
+        ip: ip.parse().unwrap(),
+        service: "AuthService".to_owned(),
+        cpu,
+        memory: 5,
+    });
+    let cpx = cpx::start(cpx::Config { fleet: Some(fleet.to_vec()), ..cpx::Config::default() }).await.unwrap();
+    // SNS, as far as anybody needs it who only publishes.
+    let (publish, mut published) = tokio::sync::mpsc::unbounded_channel::<String>();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let sns = format!("http://{}", listener.local_addr().unwrap());
+    let answer = async move |body: String| {
+        publish.send(body).unwrap();
+        "<PublishResponse xmlns=\"http://sns.amazonaws.com/doc/2010-03-31/\"><PublishResult><MessageId>1</MessageId></PublishResult></PublishResponse>"
+    };
+    tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(answer)).await });
+    let environment = [
+        ("MUSTER_CPX_URL", cpx.url()),
+        ("MUSTER_ALERTS_TOPIC_ARN", "arn:aws:sns:us-east-1:123456789012:muster-test-alarms"),
+        ("AWS_ENDPOINT_URL_SNS", &sns),
+    ];
+    let worker = backend.function("services-worker", &environment).await;
+    let minute = jiff::SignedDuration::from_mins(1);
+    let first = services::worker::slot(jiff::Timestamp::now() - minute * 3);
+    let tick = |number: i32| json!({ "scheduled_time": (first + minute * number).to_string() });
+    for number in 0..3 {
+        let ended = worker.invoke(&tick(number), TIME).await.unwrap().response();
+        let (firing, told) = if number == 2 { (1, 1) } else { (0, 0) };
+        let done = json!({"ended": "done", "services": 1, "servers": 2, "unknown": 0, "firing": firing, "told": told});
+        assert_eq!(ended, done, "{}", worker.log());
+        let again = worker.invoke(&tick(number), TIME).await.unwrap().response();
+        assert_eq!(again, json!({ "ended": "duplicate" }));
+    }
+    let message = published.try_recv().expect("an alert");
+    assert!(message.contains("Action=Publish") && message.contains("AuthService+is+short"), "{message}");
+    assert!(published.try_recv().is_err(), "one alert");
+    let line = &metrics(&worker, 6).await[0];
+    let values = ["ServersSeen", "ServersUnknown", "AlertsFiring"].map(|name| line[name].as_u64());
+    assert_eq!(values, [2, 0, 0].map(Some), "{line}");
+
+    let function = backend.function("services", &[("MUSTER_CPX_URL", cpx.url())]).await;
+    let mut event = backend.authorized(event("get-multi-value"));
+    for (path, field, expected) in [
+        ("/api/v1/alerts", "state", json!("firing")),
+        ("/api/v1/unhealthy-services", "healthy", json!(1)),
+        ("/api/v1/services", "servers", json!(2)),
+    ] {
+        event["path"] = json!(path);
+        event["multiValueQueryStringParameters"] = json!({});
+        let answer = function.invoke(&event, TIME).await.unwrap().response();
+        assert_eq!(assert_well_formed(&event, &answer), 200, "{answer} {}", function.log());
+        let body: Value = serde_json::from_str(answer["body"].as_str().unwrap()).unwrap();
+        assert_eq!(body["items"][0][field], expected, "{path}: {body}");
+    }
 }
 
 #[tokio::test]

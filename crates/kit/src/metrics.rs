@@ -18,6 +18,9 @@
 //! | `DevEuiConflicts` | Count | Environment, Function | Sum | batches-worker: somebody else's, so that the next candidate was taken |
 //! | `DevEuisRecovered` | Count | Environment, Function | Sum | batches-worker: listed under `recovered` |
 //! | `RequestsInFlight` | Count | Environment, Function | Maximum | batches-worker: the most places of the provider taken at once; absent where nothing was sent |
+//! | `ServersSeen` | Count | Environment, Function | Maximum | services-worker: servers that CPX listed; absent where it listed none |
+//! | `ServersUnknown` | Count | Environment, Function | Maximum | services-worker: those of them that did not answer, or answered nonsense |
+//! | `AlertsFiring` | Count | Environment, Function | Maximum | services-worker: alerts that fire, CPX's own included |
 //! | `UpstreamRequests` | Count | Environment, Upstream | Sum | requests made, or to be made with a token that could not be read |
 //! | `UpstreamErrors` | Count | Environment, Upstream | Sum; Average is the share | for each request 1 where there was no whole answer, or a 5xx, 429, 401 or 403, and 0 otherwise: another 4xx such as 422 is an answer |
 //! | `UpstreamLatency` | Milliseconds | Environment, Upstream | p50, p90, p99 | for each request the time to the last byte of the answer, or until it was given up |

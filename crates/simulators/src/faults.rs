@@ -74,6 +74,12 @@ impl Draw {
         }
     }
 
+    /// A number of 0 to `limit` - 1, each as likely as the others; 0 where there is none.
+    pub fn below(&self, name: &str, limit: u32) -> u32 {
+        let rest = self.number(name) % u64::from(limit.max(1));
+        u32::try_from(rest).unwrap_or_default()
+    }
+
     /// `latency` and a share of `jitter`, evenly spread.
     pub fn delay(&self, latency: Duration, jitter: Duration) -> Duration {
         if jitter.is_zero() { latency } else { latency.saturating_add(jitter.mul_f64(self.fraction("jitter"))) }

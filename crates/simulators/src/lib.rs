@@ -9,7 +9,9 @@
 //! - [`call`]: one request and what becomes of it, an answer or a connection cut off;
 //! - [`server`]: what all simulators share: listening, connections, counting, `/_sim/…`, stopping;
 //! - [`lorawan`]: the provider that registers DevEUIs;
-//! - [`shoutcloud`]: ALL-CAPS as a service.
+//! - [`shoutcloud`]: ALL-CAPS as a service;
+//! - [`cpx`]: the cloud provider whose servers tell how loaded they are; its faults belong to
+//!   servers and last, and a script can make servers sick at given times.
 //!
 //! Each module has a `Config` (all faults off by default), `start`, and a [`server::Simulator`]
 //! with `url()`, `stats()`, `set()` to change the faults while it runs, and `stop()`; dropping it
@@ -44,6 +46,7 @@
 //! ```
 
 pub mod call;
+pub mod cpx;
 pub mod faults;
 pub mod lorawan;
 pub mod server;

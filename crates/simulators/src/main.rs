@@ -11,7 +11,7 @@ use std::{
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use simulators::{
-    lorawan,
+    cpx, lorawan,
     server::{Simulator, Upstream},
     shoutcloud,
 };
@@ -44,6 +44,14 @@ enum Which {
         #[command(flatten, next_help_heading = "Faults")]
         config: shoutcloud::Config,
     },
+    /// CPX, the cloud provider whose servers tell how loaded they are
+    #[command(after_long_help = cpx::HELP)]
+    Cpx {
+        #[command(flatten)]
+        at: At,
+        #[command(flatten, next_help_heading = "Fleet and faults")]
+        config: cpx::Config,
+    },
 }
 
 #[derive(Debug, Clone, Copy, Args)]
@@ -72,6 +80,7 @@ async fn main() -> anyhow::Result<()> {
     match Cli::parse().upstream {
         Which::Lorawan { at, config } => run("lorawan", lorawan::start_on(at.addr(), config).await?).await,
         Which::Shoutcloud { at, config } => run("shoutcloud", shoutcloud::start_on(at.addr(), config).await?).await,
+        Which::Cpx { at, config } => run("cpx", cpx::start_on(at.addr(), config).await?).await,
     }
 }
 

@@ -17,15 +17,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http::{Method, Request, Response, StatusCode, Version};
+use http_body_util::{BodyExt, BodyStream, Either, Full, LengthLimitError, Limited, StreamBody};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use tokio::{
     io::AsyncWriteExt,
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::oneshot,
     time::Instant,
 };
@@ -41,6 +41,10 @@ const GRACE: Duration = Duration::from_secs(2);
 
 /// Above this a request body is answered 413.
 const MAX_BODY: usize = 1 << 20;
+
+/// How many connections may wait to be accepted where there is one at a time: as with Python's
+/// `http.server` (its `request_queue_size`).
+const SHORT_QUEUE: u32 = 5;
 
 /// One simulated upstream: what it answers and what it remembers.
 pub trait Upstream: Send + Sync + 'static {
@@ -59,6 +63,23 @@ pub trait Upstream: Send + Sync + 'static {
     fn answer(&self, call: &mut Call) -> impl Future<Output = Answer> + Send;
     /// A list of its own under `GET /_sim/{name}`.
     fn list(&self, name: &str) -> Option<Value>;
+
+    /// Why these faults make no sense, in words for whoever set them. Asked before a start and on
+    /// `POST /_sim/faults`, for what the types of the fields cannot tell.
+    fn check(_config: &Self::Config) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Whether it serves as Python's `http.server` does: one connection at a time with one request
+    /// on it, answered as HTTP/1.0 without a length and closed; all others wait in a short queue of
+    /// the system's, requests for `/_sim/` too. Asked anew for each connection; the length of the
+    /// queue follows what it says at the start.
+    ///
+    /// A client that opens more connections at once than the queue holds is slow: the system drops
+    /// what is too much, and the client's tries again after one second, then two, then four.
+    fn one_at_a_time(&self) -> bool {
+        false
+    }
 }
 
 /// What the server has counted. `requests` is the sum of the answers, `closed`, `garbage`,
@@ -103,6 +124,9 @@ pub enum StartError {
         /// What the system says.
         source: io::Error,
     },
+    /// The faults make no sense.
+    #[error("{0}")]
+    Config(String),
 }
 
 /// A running simulator. Dropping it ends it at once, [`stop`](Self::stop) in good order.
@@ -122,6 +146,8 @@ struct Shared<U> {
     stopping: CancellationToken,
     /// Everything ends where it is.
     killed: CancellationToken,
+    /// Held by the request that is worked on where there is one at a time.
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl<U: Upstream> Simulator<U> {
@@ -129,8 +155,10 @@ impl<U: Upstream> Simulator<U> {
         if !at.ip().is_loopback() {
             return Err(StartError::NotLoopback(at.ip()));
         }
+        U::check(&upstream.config()).map_err(StartError::Config)?;
         let refused = |source| StartError::Bind { at, source };
-        let listener = TcpListener::bind(at).await.map_err(refused)?;
+        let listener = if upstream.one_at_a_time() { listen_shortly(at) } else { TcpListener::bind(at).await };
+        let listener = listener.map_err(refused)?;
         let at = listener.local_addr().map_err(refused)?;
         let killed = CancellationToken::new();
         let shared = Arc::new(Shared {
@@ -139,6 +167,7 @@ impl<U: Upstream> Simulator<U> {
             tasks: TaskTracker::new(),
             stopping: killed.child_token(),
             killed,
+            turn: Arc::default(),
         });
         shared.spawn(accept(listener, Arc::clone(&shared)));
         Ok(Self { shared, at, url: format!("http://{at}") })
@@ -213,6 +242,16 @@ impl<U: Upstream> Shared<U> {
     }
 }
 
+/// What `TcpListener::bind` does, but with a short queue.
+fn listen_shortly(at: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if at.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // On Windows this would let others listen on the same port.
+    #[cfg(not(windows))]
+    socket.set_reuseaddr(true)?;
+    socket.bind(at)?;
+    socket.listen(SHORT_QUEUE)
+}
+
 async fn accept<U: Upstream>(listener: TcpListener, shared: Arc<Shared<U>>) {
     loop {
         let accepted = tokio::select! {
@@ -221,7 +260,12 @@ async fn accept<U: Upstream>(listener: TcpListener, shared: Arc<Shared<U>>) {
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => shared.spawn(serve(stream, Arc::clone(&shared))),
+            Ok((stream, _)) if shared.upstream.one_at_a_time() => {
+                serve(stream, Arc::clone(&shared), true).await;
+                // A client that has left does not end the work it asked for.
+                drop(shared.turn.lock().await);
+            }
+            Ok((stream, _)) => shared.spawn(serve(stream, Arc::clone(&shared), false)),
             Err(error) => {
                 // Out of file descriptors, most likely: others must close some first.
                 tracing::warn!(%error, "cannot accept a connection");
@@ -233,10 +277,10 @@ async fn accept<U: Upstream>(listener: TcpListener, shared: Arc<Shared<U>>) {
 
 /// One connection. The handler's `Err(Cut)` makes hyper stop without a word and hand the socket
 /// back, which is then closed, reset or written to.
-async fn serve<U: Upstream>(stream: TcpStream, shared: Arc<Shared<U>>) {
+async fn serve<U: Upstream>(stream: TcpStream, shared: Arc<Shared<U>>, alone: bool) {
     // Without this an answer in two segments waits for the client's delayed ACK.
     _ = stream.set_nodelay(true);
-    let service = service_fn(|request| Box::pin(handle(Arc::clone(&shared), request)));
+    let service = service_fn(|request| Box::pin(handle(Arc::clone(&shared), request, alone)));
     let mut connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     let ended = tokio::select! {
         ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => ended,
@@ -255,8 +299,14 @@ async fn serve<U: Upstream>(stream: TcpStream, shared: Arc<Shared<U>>) {
     }
 }
 
-async fn handle<U: Upstream>(shared: Arc<Shared<U>>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Cut> {
+async fn handle<U: Upstream>(
+    shared: Arc<Shared<U>>,
+    request: Request<Incoming>,
+    alone: bool,
+) -> Result<Response<Body>, Cut> {
     let arrived = Instant::now();
+    let turn = if alone { Some(Arc::clone(&shared.turn).lock_owned().await) } else { None };
+    let respond = |answer| respond(answer, alone);
     let (head, body) = request.into_parts();
     if let Some(name) = head.uri.path().strip_prefix("/_sim/") {
         let body = read(body).await;
@@ -275,6 +325,7 @@ async fn handle<U: Upstream>(shared: Arc<Shared<U>>, request: Request<Incoming>)
     let mut call = Call { head, body, in_flight: flight.number, arrived, reply, stopping: shared.stopping.clone() };
     let work = Arc::clone(&shared);
     shared.spawn(async move {
+        let _turn = turn;
         let answer = work.upstream.answer(&mut call).await;
         tracing::debug!(method = %call.head.method, uri = %call.head.uri, ?answer, "answered");
         // Ended before the client can know: its next request must not find this one in flight.
@@ -289,9 +340,16 @@ async fn handle<U: Upstream>(shared: Arc<Shared<U>>, request: Request<Incoming>)
     respond(answer.await.unwrap_or(Answer::Cut(Cut::Close)))
 }
 
-fn respond(answer: Answer) -> Result<Response<Full<Bytes>>, Cut> {
+/// A body with its length, or, as HTTP/1.0 began, one without, which ends with its connection.
+type Body = Either<Full<Bytes>, StreamBody<BodyStream<Full<Bytes>>>>;
+
+fn respond(answer: Answer, alone: bool) -> Result<Response<Body>, Cut> {
     match answer {
-        Answer::Http(response) => Ok(*response),
+        Answer::Http(mut response) if alone => {
+            *response.version_mut() = Version::HTTP_10;
+            Ok(response.map(|body| Either::Right(StreamBody::new(BodyStream::new(body)))))
+        }
+        Answer::Http(response) => Ok(response.map(Either::Left)),
         Answer::Cut(cut) => Err(cut),
     }
 }
@@ -311,7 +369,7 @@ fn control<U: Upstream>(shared: &Shared<U>, method: &Method, name: &str, body: &
         ("faults", &Method::GET) => Answer::json(StatusCode::OK, &shared.upstream.config()),
         ("faults", &Method::POST) => match change_faults(&shared.upstream, body) {
             Ok(config) => Answer::json(StatusCode::OK, &config),
-            Err(error) => Answer::json(StatusCode::BAD_REQUEST, &serde_json::json!({ "message": error.to_string() })),
+            Err(message) => Answer::json(StatusCode::BAD_REQUEST, &serde_json::json!({ "message": message })),
         },
         ("faults", _) => Answer::not_allowed(&Method::POST),
         (name, method) => match shared.upstream.list(name) {
@@ -322,13 +380,17 @@ fn control<U: Upstream>(shared: &Shared<U>, method: &Method, name: &str, body: &
     }
 }
 
-fn change_faults<U: Upstream>(upstream: &U, body: &[u8]) -> serde_json::Result<U::Config> {
-    let changes: serde_json::Map<String, Value> = serde_json::from_slice(body)?;
-    let mut config = serde_json::to_value(upstream.config())?;
-    if let Value::Object(fields) = &mut config {
-        fields.extend(changes);
-    }
-    let config: U::Config = serde_json::from_value(config)?;
+fn change_faults<U: Upstream>(upstream: &U, body: &[u8]) -> Result<U::Config, String> {
+    let read = || -> serde_json::Result<U::Config> {
+        let changes: serde_json::Map<String, Value> = serde_json::from_slice(body)?;
+        let mut config = serde_json::to_value(upstream.config())?;
+        if let Value::Object(fields) = &mut config {
+            fields.extend(changes);
+        }
+        serde_json::from_value(config)
+    };
+    let config = read().map_err(|error| error.to_string())?;
+    U::check(&config)?;
     upstream.set(config.clone());
     Ok(config)
 }

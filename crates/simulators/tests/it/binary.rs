@@ -5,7 +5,7 @@ use std::process::Stdio;
 use crate::common::{client, look, within};
 use clap::Parser;
 use serde_json::json;
-use simulators::{lorawan, shoutcloud};
+use simulators::{cpx, lorawan, shoutcloud};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
     process::{Child, Command},
@@ -34,7 +34,7 @@ async fn signal(child: &Child, name: &str) {
 
 #[tokio::test]
 async fn it_tells_its_address_in_one_line_and_ends_in_good_order_on_a_signal() {
-    for (name, number) in [("lorawan", "-INT"), ("shoutcloud", "-TERM")] {
+    for (name, number) in [("lorawan", "-INT"), ("shoutcloud", "-TERM"), ("cpx", "-INT")] {
         let (mut child, mut out, url) = started(&[name, "--latency", "1ms", "--error-rate", "0.0"]).await;
         assert_eq!(look(&url, "stats").await["requests"], 0);
         signal(&child, number).await;
@@ -99,12 +99,16 @@ async fn its_flags_are_the_faults() {
 
 #[tokio::test]
 async fn what_makes_no_sense_is_refused_with_the_reason() {
-    let cases: [(&[&str], &str); 5] = [
+    let cases: [(&[&str], &str); 9] = [
         (&["lorawan", "--error-rate", "5"], "5 is outside 0..=1"),
         (&["lorawan", "--conflict-rate", "5%"], "`5%` is no number"),
         (&["lorawan", "--latency", "100"], "such as 100ms"),
         (&["shoutcloud", "--listen", "0.0.0.0"], "loopback addresses only"),
         (&["shoutcloud", "--drop-after-rate", "1"], "unexpected argument"),
+        (&["cpx", "--servers", "70000"], "addresses for 64516"),
+        (&["cpx", "--list-fate", "sick"], "the list itself can be well, hang"),
+        (&["cpx", "--script", "/nowhere.json"], "cannot read the script: No such file"),
+        (&["cpx", "--script", env!("CARGO_MANIFEST_PATH")], "the script is no JSON: "),
     ];
     for (arguments, reason) in cases {
         let output = within(muster_sim(arguments).output()).await.unwrap();
@@ -126,6 +130,42 @@ fn without_flags_there_are_no_faults() {
         #[command(flatten)]
         config: shoutcloud::Config,
     }
+    #[derive(Parser)]
+    struct Cpx {
+        #[command(flatten)]
+        config: cpx::Config,
+    }
     assert_eq!(Lorawan::parse_from(["muster-sim"]).config, lorawan::Config::default());
     assert_eq!(Shoutcloud::parse_from(["muster-sim"]).config, shoutcloud::Config::default());
+    assert_eq!(Cpx::parse_from(["muster-sim"]).config, cpx::Config::default());
+}
+
+#[tokio::test]
+async fn cpx_has_a_fleet_faults_and_a_script_from_a_file() {
+    let script = json!([{ "at": "0s", "service": "AuthService", "state": "gone" }]);
+    let file = std::env::temp_dir().join(format!("muster-sim-script-{}.json", std::process::id()));
+    std::fs::write(&file, script.to_string()).unwrap();
+    let arguments = ["cpx", "--servers", "300", "--strange", "7", "--one-at-a-time", "--refuse-rate", "0.5"];
+    let arguments: Vec<_> = arguments.into_iter().chain(["--script", file.to_str().unwrap()]).collect();
+    let (_child, _out, url) = started(&arguments).await;
+    std::fs::remove_file(&file).unwrap();
+    let faults = look(&url, "faults").await;
+    assert_eq!((&faults["script"], &faults["one_at_a_time"]), (&script, &json!(true)));
+    let servers = look(&url, "servers").await;
+    let servers = servers.as_array().unwrap();
+    let with = |fate: &str| servers.iter().filter(|server| server["fate"] == fate).count();
+    let gone = servers.iter().filter(|server| server["service"] == "AuthService").count();
+    assert_eq!((servers.len(), with("gone")), (300, gone));
+    assert!((100..180).contains(&with("refuse")), "{}", with("refuse"));
+    let list = client().get(format!("{url}/servers")).send().await.unwrap();
+    assert_eq!(list.version(), reqwest::Version::HTTP_10);
+    let list: serde_json::Value = list.json().await.unwrap();
+    assert_eq!(list.as_array().unwrap().len(), 300 - gone + 7);
+}
+
+#[tokio::test]
+async fn the_help_of_cpx_shows_a_script() {
+    let output = within(muster_sim(&["cpx", "--help"]).output()).await.unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    assert!(help.contains(r#"{"at": "1m", "for": "2m", "service": "AuthService", "state": "hang"}"#), "{help}");
 }

@@ -5,6 +5,7 @@
 #[cfg(unix)]
 mod binary;
 mod common;
+mod cpx;
 mod lorawan;
 mod lorawan_faults;
 mod shoutcloud;
