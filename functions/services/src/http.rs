@@ -198,7 +198,7 @@ impl Place {
     params(
         ("service" = Option<String>, Query, description = "Only servers of this service"),
         ("status" = Option<Status>, Query, description = "Only servers with this status"),
-        ("sort" = Option<String>, Query, description = "`ip` (default), `service`, `cpu`, `memory` or `status`; descending with a `-` in front, what is unknown last"),
+        ("sort" = Option<String>, Query, description = "`ip` (default), `service`, `cpu`, `memory` or `status`; descending with a `-` in front; by a load, what is unknown comes last in either case"),
         ("cpu_threshold" = Option<f64>, Query, description = "Above how many per cent of CPU a server is unhealthy; 90"),
         ("memory_threshold" = Option<f64>, Query, description = "The same of memory; 90"),
         ("max_age_seconds" = Option<u32>, Query, description = "How old the reading may be, 0 to 300; 5"),

@@ -18,6 +18,7 @@ use kit::{
     metrics::{self, Metric, Unit},
 };
 use serde::Serialize;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -44,6 +45,8 @@ const RECENT: usize = 7;
 const WRITES: usize = 16;
 /// Sendings at once.
 const SENDINGS: usize = 8;
+/// Nothing more is sent in a tick after so long: the rest is sent with the next.
+const TELLING: Duration = Duration::from_secs(15);
 /// A service of which no server has been listed for so long is gone.
 const GONE_AFTER: SignedDuration = SignedDuration::from_hours(1);
 /// What could not be told for so long is not told any more.
@@ -116,14 +119,15 @@ impl Watcher {
         ended
     }
 
-    /// Works every minute until `stop` is cancelled.
+    /// Works every minute until `stop` is cancelled. A tick in the middle is left as it is: what is
+    /// written is whole, and the next minute goes on from there.
     pub async fn work_forever(&self, stop: &CancellationToken) {
         while !stop.is_cancelled() {
-            let now = self.clock.now();
-            let slot = slot(now);
-            match self.tick(slot).await {
-                Ok(ended) => tracing::debug!(%slot, ?ended, "ticked"),
-                Err(error) => tracing::warn!(%slot, %error, "this minute could not be kept"),
+            let slot = slot(self.clock.now());
+            match stop.run_until_cancelled(self.tick(slot)).await {
+                None => return,
+                Some(Ok(ended)) => tracing::debug!(%slot, ?ended, "ticked"),
+                Some(Err(error)) => tracing::warn!(%slot, %error, "this minute could not be kept"),
             }
             let next = slot + SignedDuration::from_mins(1);
             let left = Duration::try_from(next.duration_since(self.clock.now())).unwrap_or_default();
@@ -276,6 +280,7 @@ impl Watcher {
 
     /// Sends what is still to be told. Answers how much of it everybody has taken.
     async fn tell<'a>(&self, records: impl Iterator<Item = &'a Record>) -> Result<usize, StoreError> {
+        let deadline = Instant::now() + TELLING;
         let outgoing = records.filter_map(|record| Some((record, record.notice.as_ref()?)));
         // Made before they are run: from a stream's closure the future would not be `Send`.
         let sendings: Vec<_> = outgoing.map(|(record, outgoing)| self.tell_one(record, outgoing)).collect();
@@ -288,6 +293,9 @@ impl Watcher {
         let left = if late {
             tracing::error!(event = %outgoing.id, "an alert could not be told for a day; it is given up");
             BTreeSet::new()
+        } else if Instant::now() >= deadline {
+            outgoing.channels.clone()
+BTreeSet::new()
         } else {
             self.notifier.send(&event(record, outgoing), &outgoing.channels, now).await
         };

@@ -282,6 +282,7 @@ async fn a_history_is_down_sampled_and_keeps_its_minima_and_maxima() {
     assert_eq!(samples, 600);
 
     let hour = client.get("/api/v1/services/GeoService/history").await.expect(200).json();
-    assert_eq!((hour["items"].as_array().unwrap().len(), &hour["resolution_seconds"]), (60, &60.into()));
+    // Both ends are whole minutes, and both belong to it.
+    assert_eq!((hour["items"].as_array().unwrap().len(), &hour["resolution_seconds"]), (61, &60.into()));
     client.get("/api/v1/services/NoService/history").await.problem(404, "not-found");
 }
