@@ -283,11 +283,11 @@ impl Watcher {
         let deadline = Instant::now() + TELLING;
         let outgoing = records.filter_map(|record| Some((record, record.notice.as_ref()?)));
         // Made before they are run: from a stream's closure the future would not be `Send`.
-        let sendings: Vec<_> = outgoing.map(|(record, outgoing)| self.tell_one(record, outgoing)).collect();
+        let sendings: Vec<_> = outgoing.map(|(record, outgoing)| self.tell_one(record, outgoing, deadline)).collect();
         stream::iter(sendings).buffer_unordered(SENDINGS).try_fold(0, async |sum, one| Ok(sum + one)).await
     }
 
-    async fn tell_one(&self, record: &Record, outgoing: &Outgoing) -> Result<usize, StoreError> {
+    async fn tell_one(&self, record: &Record, outgoing: &Outgoing, deadline: Instant) -> Result<usize, StoreError> {
         let now = self.clock.now();
         let late = now.duration_since(outgoing.notice.at) > TELL_FOR;
         let left = if late {
@@ -295,7 +295,6 @@ impl Watcher {
             BTreeSet::new()
         } else if Instant::now() >= deadline {
             outgoing.channels.clone()
-BTreeSet::new()
         } else {
             self.notifier.send(&event(record, outgoing), &outgoing.channels, now).await
         };
