@@ -4,7 +4,7 @@
 //! Only the socket between client and router is left out. Everything here panics where something is
 //! not as it must be: it is for tests alone.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc, clippy::return_self_not_must_use)]
 
 use std::time::Duration;
 
@@ -37,9 +37,20 @@ impl Client {
         Self { app: app.clone(), token }
     }
 
+    /// The same key for another router.
+    #[must_use]
+    pub fn on(self, app: Router) -> Self {
+        Self { app, ..self }
+    }
+
     /// A request with the key.
     pub fn request(&self, method: Method, path: &str) -> Builder {
-        Request::builder().method(method).uri(path).header("authorization", format!("Bearer {}", self.token))
+        Request::builder().method(method).uri(path).header("authorization", self.authorization())
+    }
+
+    /// How its requests are authorized.
+    pub fn authorization(&self) -> String {
+        format!("Bearer {}", self.token)
     }
 
     /// Sends it. An error that is not as RFC 9457 and our conventions have it fails the test.
@@ -60,6 +71,11 @@ impl Client {
     /// GETs `path`.
     pub async fn get(&self, path: &str) -> Reply {
         self.send(self.request(Method::GET, path).body(Body::empty()).unwrap()).await
+    }
+
+    /// A GET with one more header.
+    pub async fn get_with(&self, path: &str, name: &str, value: &str) -> Reply {
+        self.send(self.request(Method::GET, path).header(name, value).body(Body::empty()).unwrap()).await
     }
 
     /// DELETEs `path`.
@@ -102,7 +118,6 @@ pub struct Reply {
 impl Reply {
     /// Fails where the status is another.
     #[track_caller]
-    #[must_use]
     pub fn expect(self, status: u16) -> Self {
         assert_eq!(self.status.as_u16(), status, "{}: {}", self.what, self.text());
         self
@@ -125,6 +140,12 @@ impl Reply {
     #[track_caller]
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{}: {error}: {}", self.what, self.text()))
+    }
+
+    /// The id of what it is about.
+    #[track_caller]
+    pub fn id(&self) -> String {
+        self.json()["id"].as_str().unwrap_or_else(|| panic!("{}: no id: {}", self.what, self.text())).to_owned()
     }
 
     /// A header's value; empty where there is none.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use batches::worker::{Ended, Timing, Worker};
-use common::World;
+use common::{OfBatches as _, World};
 use kit::{
     clock::Clock,
     metrics::{self, Metrics},

@@ -9,7 +9,7 @@ use batches::{
     provider::{Pace, Provider, Reply},
     run::Outcome,
 };
-use common::{World, holds_everything, text};
+use common::{OfBatches as _, World, holds_everything, text};
 use kit::clock::Clock;
 use serde_json::{Value, json};
 use simulators::lorawan::{self, Simulator};

@@ -11,7 +11,6 @@ use futures::{
     future::{BoxFuture, Shared},
 };
 use kit::clock::Clock;
-use tokio::time::Instant;
 
 use crate::{
     cpx::{Cpx, CpxError},
@@ -45,7 +44,7 @@ struct Inner {
 
 #[derive(Default)]
 struct State {
-    last: Option<(Instant, Arc<Seen>)>,
+    last: Option<Arc<Seen>>,
     running: Option<Polling>,
     members: Option<Members>,
 }
@@ -72,10 +71,7 @@ impl Live {
     pub async fn seen(&self, max_age: Duration) -> Result<Arc<Seen>, CpxError> {
         let running = {
             let mut state = self.0.state();
-            if let Some((at, seen)) = &state.last
-                && at.elapsed() <= max_age
-                && !max_age.is_zero()
-            {
+            if let Some(seen) = state.last.as_ref().filter(|seen| self.0.is_young(seen, max_age)) {
                 return Ok(Arc::clone(seen));
             }
             state.running.get_or_insert_with(|| Arc::clone(&self.0).start()).clone()
@@ -87,6 +83,13 @@ impl Live {
 impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// By the wall clock, which goes on while a function is frozen. One that was set back makes
+    /// nothing young.
+    fn is_young(&self, seen: &Seen, max_age: Duration) -> bool {
+        let age = self.clock.now().duration_since(seen.reading.observed_at);
+        !max_age.is_zero() && Duration::try_from(age).is_ok_and(|age| age <= max_age)
     }
 
     fn start(self: Arc<Self>) -> Polling {
@@ -101,7 +104,7 @@ impl Inner {
             let mut state = inner.state();
             state.running = None;
             if let Ok(seen) = &result {
-                state.last = Some((Instant::now(), Arc::clone(seen)));
+                state.last = Some(Arc::clone(seen));
             }
             result
         }

@@ -292,6 +292,8 @@ impl ServiceStore {
                 .table_name(self.table())
                 .key_condition_expression("pk = :pk")
                 .expression_attribute_values(":pk", s(pk))
+                // The next step of an alert must not begin from the one before the last.
+                .consistent_read(true)
                 .set_exclusive_start_key(start)
                 .send()
                 .await?;

@@ -5,24 +5,21 @@
 //! a [`Client`] sees is held to RFC 9457 and to our own conventions, whatever a test is about.
 
 // Each test target needs another part.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use axum::{
-    Router,
-    body::{Body, Bytes, to_bytes},
-};
+use axum::Router;
 use batches::{
     Batches,
     provider::Provider,
     store::BatchStore,
     worker::{Timing, Worker},
 };
-use http::{HeaderMap, Method, Request, StatusCode, request::Builder};
+pub use kit::testing::{Client, Reply};
 use kit::{
-    access::{Access, NewKey},
+    access::Access,
     clock::Clock,
     dynamo::{Store, embedded::Embedded},
     upstream::Upstream,
@@ -30,7 +27,6 @@ use kit::{
 use serde_json::{Value, json};
 use simulators::lorawan;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tower::ServiceExt;
 
 /// Where batches are.
 pub const BATCHES: &str = "/api/v1/batches";
@@ -100,10 +96,7 @@ impl World {
 
     /// A client with a new key of `tenant` that may do everything with batches.
     pub async fn client(&self, tenant: &str) -> Client {
-        let scopes = ["batches:read", "batches:write"].map(str::to_owned).to_vec();
-        let new = NewKey { tenant: tenant.to_owned(), scopes, label: None, expires_in_seconds: None };
-        let (_, token) = self.access.keys().create(new, self.access.clock().now()).await.unwrap();
-        Client { app: self.app.clone(), token }
+        Client::new(&self.app, &self.access, tenant, &["batches:read", "batches:write"]).await
     }
 
     /// How many items the table of batches holds.
@@ -113,66 +106,24 @@ impl World {
     }
 }
 
-/// Calls the router with a key.
-#[derive(Clone)]
-pub struct Client {
-    pub app: Router,
-    pub token: String,
+/// What the tests of batches ask for, over and over.
+pub trait OfBatches {
+    /// A new batch of so many; its id.
+    async fn create(&self, size: u64) -> String;
+    /// The batch, once the claim holds.
+    async fn once(&self, id: &str, claim: impl Fn(&Value) -> bool) -> Value;
+    /// The batch, once it is final.
+    async fn finished(&self, id: &str) -> Value;
+    /// The ids of a whole list, page by page as its links say.
+    async fn listed(&self, path: &str) -> Vec<String>;
 }
 
-impl Client {
-    pub fn request(&self, method: Method, path: &str) -> Builder {
-        Request::builder().method(method).uri(path).header("authorization", format!("Bearer {}", self.token))
+impl OfBatches for Client {
+    async fn create(&self, size: u64) -> String {
+        self.post(BATCHES, json!({ "batch_size": size })).await.expect(201).id()
     }
 
-    pub async fn send(&self, request: Request<Body>) -> Reply {
-        let what = format!("{} {}", request.method(), request.uri());
-        let bodiless = request.method() == Method::HEAD;
-        let answer =
-            tokio::time::timeout(PATIENCE, self.app.clone().oneshot(request)).await.expect("an answer in time");
-        let (parts, body) = answer.unwrap().into_parts();
-        let body = to_bytes(body, usize::MAX).await.unwrap();
-        let reply = Reply { what, status: parts.status, headers: parts.headers, body };
-        if !bodiless && (reply.status.is_client_error() || reply.status.is_server_error()) {
-            reply.is_a_problem();
-        }
-        reply
-    }
-
-    pub async fn get(&self, path: &str) -> Reply {
-        self.send(self.request(Method::GET, path).body(Body::empty()).unwrap()).await
-    }
-
-    /// A GET with one more header.
-    pub async fn get_with(&self, path: &str, name: &str, value: &str) -> Reply {
-        self.send(self.request(Method::GET, path).header(name, value).body(Body::empty()).unwrap()).await
-    }
-
-    pub async fn delete(&self, path: &str) -> Reply {
-        self.send(self.request(Method::DELETE, path).body(Body::empty()).unwrap()).await
-    }
-
-    pub async fn post(&self, path: &str, body: &Value) -> Reply {
-        self.post_text(path, &body.to_string()).await
-    }
-
-    pub async fn post_text(&self, path: &str, body: &str) -> Reply {
-        let request = self.request(Method::POST, path).header("content-type", "application/json");
-        self.send(request.body(body.to_owned().into()).unwrap()).await
-    }
-
-    /// A new batch of so many; its id.
-    pub async fn create(&self, size: u64) -> String {
-        self.post(BATCHES, &json!({ "batch_size": size })).await.expect(201).id()
-    }
-
-    /// The batch, once it is final.
-    pub async fn finished(&self, id: &str) -> Value {
-        self.once(id, |batch| !matches!(batch["status"].as_str(), Some("Processing" | "Cancelling"))).await
-    }
-
-    /// The batch, once the claim holds.
-    pub async fn once(&self, id: &str, claim: impl Fn(&Value) -> bool) -> Value {
+    async fn once(&self, id: &str, claim: impl Fn(&Value) -> bool) -> Value {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
             let reply = self.get_with(&format!("{BATCHES}/{id}?deleted=true"), "prefer", "wait=20").await;
@@ -184,79 +135,12 @@ impl Client {
         }
     }
 
-    /// The ids of a whole list, page by page as its links say.
-    pub async fn listed(&self, path: &str) -> Vec<String> {
-        let (mut ids, mut path) = (Vec::new(), path.to_owned());
-        loop {
-            let page = self.get(&path).await.expect(200);
-            ids.extend(page.json()["items"].as_array().unwrap().iter().map(|item| text(&item["id"])));
-            match page.next_link() {
-                Some(next) => path = next,
-                None => return ids,
-            }
-        }
-    }
-}
-
-/// An answer, read whole.
-pub struct Reply {
-    what: String,
-    pub status: StatusCode,
-    pub headers: HeaderMap,
-    pub body: Bytes,
-}
-
-impl Reply {
-    /// Fails where the status is another.
-    #[track_caller]
-    pub fn expect(self, status: u16) -> Self {
-        assert_eq!(self.status.as_u16(), status, "{}: {}", self.what, self.text());
-        self
+    async fn finished(&self, id: &str) -> Value {
+        self.once(id, |batch| !matches!(batch["status"].as_str(), Some("Processing" | "Cancelling"))).await
     }
 
-    /// Fails where this is not the problem with this status and slug; answers its body.
-    #[track_caller]
-    pub fn problem(self, status: u16, slug: &str) -> Value {
-        let body = self.expect(status).json();
-        assert_eq!(body["type"], format!("urn:muster:problem:{slug}"), "{body}");
-        body
-    }
-
-    pub fn text(&self) -> String {
-        String::from_utf8_lossy(&self.body).into_owned()
-    }
-
-    #[track_caller]
-    pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{}: {error}: {}", self.what, self.text()))
-    }
-
-    /// A header's value; empty where there is none.
-    pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
-    }
-
-    pub fn id(&self) -> String {
-        text(&self.json()["id"])
-    }
-
-    /// The address of the next page.
-    pub fn next_link(&self) -> Option<String> {
-        let link = self.headers.get("link")?.to_str().unwrap();
-        Some(link.strip_prefix('<').unwrap().strip_suffix(">; rel=\"next\"").expect(link).to_owned())
-    }
-
-    fn is_a_problem(&self) {
-        let here = format!("{}: {} {}", self.what, self.status, self.text());
-        assert_eq!(self.header("content-type"), "application/problem+json", "{here}");
-        let body = self.json();
-        assert!(body["type"].as_str().is_some_and(|it| it.starts_with("urn:muster:problem:")), "{here}");
-        assert_eq!(body["status"], self.status.as_u16(), "{here}");
-        for field in ["title", "detail", "instance"] {
-            assert!(body[field].as_str().is_some_and(|it| !it.is_empty()), "{field} of {here}");
-        }
-        assert_eq!(body["instance"], self.header("x-request-id"), "{here}");
-        assert!(self.body.len() < 5_000, "nobody reads a problem of {} bytes: {here:.2000}", self.body.len());
+    async fn listed(&self, path: &str) -> Vec<String> {
+        self.all(path).await.iter().map(|item| text(&item["id"])).collect()
     }
 }
 

@@ -7,7 +7,7 @@ use kit::clock::Clock;
 use serde_json::{Value, json};
 use simulators::{faults::Down, lorawan};
 
-use crate::common::{BATCHES, Client, Reply, World, holds_everything, text};
+use crate::common::{BATCHES, OfBatches as _, Reply, World, holds_everything, text};
 
 #[tokio::test]
 async fn without_a_provider_nothing_begins_and_everything_can_be_read() {
@@ -20,7 +20,7 @@ async fn without_a_provider_nothing_begins_and_everything_can_be_read() {
 
     let unconfigured = Batches { provider: None, ..world.batches.clone() };
     let app = kit::http::app(vec![batches::routes(unconfigured)], world.access.clone());
-    let client = Client { app, ..client };
+    let client = client.on(app);
     let reply = client.post(BATCHES, &json!({})).await;
     assert!(reply.header("retry-after").parse::<u32>().is_ok_and(|seconds| seconds > 0));
     let problem = reply.problem(503, "not-configured");

@@ -7,7 +7,7 @@ use kit::paging::Binding;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::common::{BATCHES, Client, World, text};
+use crate::common::{BATCHES, Client, OfBatches as _, World, text};
 
 /// A body that must be refused: with which status and problem, and what it is that is wrong.
 struct Bad {
@@ -94,7 +94,7 @@ async fn a_bad_body_is_refused_with_its_place_and_leaves_nothing_behind() {
     world.work();
     let client = world.client("acme").await;
     for Bad { body, status, slug, pointer, words } in bad_bodies() {
-        let reply = client.post_text(BATCHES, &body).await;
+        let reply = client.post(BATCHES, &body).await;
         assert_eq!(reply.status, status, "{}: {:.600}", start(&body), reply.text());
         let problem = reply.problem(status, slug);
         if let Some(pointer) = pointer {
@@ -275,6 +275,6 @@ async fn a_batch_of_another_tenant_is_not_there() {
     assert_eq!(acme.get(&path).await.expect(200).json()["status"], "Processing");
     // Nor does it help to say whose it is.
     let request = Request::builder().method("GET").uri(&path).header("x-tenant", "acme");
-    let request = request.header(header::AUTHORIZATION, format!("Bearer {}", globex.token));
+    let request = request.header(header::AUTHORIZATION, globex.authorization());
     globex.send(request.body(Body::empty()).unwrap()).await.problem(404, "not-found");
 }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use kit::clock::Clock;
 use simulators::lorawan;
 
-use crate::common::{BATCHES, Client, Reply, World};
+use crate::common::{BATCHES, Client, OfBatches as _, Reply, World};
 
 /// A POST with a key and a body.
 async fn post(client: &Client, path: &str, key: impl TryInto<HeaderValue>, body: &str) -> Reply {
@@ -41,7 +41,7 @@ async fn fifty_posts_at_once_with_one_key_make_one_batch() {
         });
         let replies: Vec<Reply> = join_all(posts).await.into_iter().map(|reply| reply.unwrap().expect(201)).collect();
         let distinct = |what: fn(&Reply) -> String| replies.iter().map(what).collect::<BTreeSet<_>>().len();
-        assert_eq!(distinct(super::common::Reply::text), 1, "one body");
+        assert_eq!(distinct(Reply::text), 1, "one body");
         assert_eq!(distinct(|reply| reply.header("location").to_owned()), 1);
         assert_eq!(replies.iter().filter(|reply| is_replay(reply)).count(), 49);
         assert_eq!(client.listed(BATCHES).await.len(), round + 1);

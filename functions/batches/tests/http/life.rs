@@ -9,7 +9,7 @@ use kit::clock::Clock;
 use serde_json::{Value, json};
 use simulators::{faults::Down, lorawan};
 
-use crate::common::{BATCHES, World, holds_everything, short_code, text, texts};
+use crate::common::{BATCHES, OfBatches as _, World, holds_everything, short_code, text, texts};
 
 /// What the contract promises of every batch, and what we say besides.
 const FIELDS: &[&str] = &[

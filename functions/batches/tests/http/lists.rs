@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::common::{BATCHES, World, text};
+use crate::common::{BATCHES, OfBatches as _, World, text};
 
 #[tokio::test]
 async fn the_newest_comes_first_and_nothing_is_lost_between_pages() {

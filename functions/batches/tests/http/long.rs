@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use simulators::lorawan;
 use uuid::Uuid;
 
-use crate::common::{BATCHES, Client, World, short_code, text, texts};
+use crate::common::{BATCHES, Client, OfBatches as _, World, short_code, text, texts};
 
 /// What the ALB takes, with room for its own envelope.
 const MOST: usize = 900_000;

@@ -54,7 +54,7 @@ async fn a_cursor_belongs_to_its_tenant_and_its_query() {
     let client = world.client().await;
     let page = client.get("/api/v1/servers?limit=2&sort=cpu").await.expect(200).json();
     let cursor = page["next_cursor"].as_str().unwrap();
-    let _ = client.get(&format!("/api/v1/servers?limit=2&sort=cpu&cursor={cursor}")).await.expect(200);
+    client.get(&format!("/api/v1/servers?limit=2&sort=cpu&cursor={cursor}")).await.expect(200);
     client.get(&format!("/api/v1/servers?limit=2&sort=-cpu&cursor={cursor}")).await.problem(400, "bad-cursor");
     client.get(&format!("/api/v1/services?cursor={cursor}")).await.problem(400, "bad-cursor");
     let other = Client::new(&world.app, &world.access, "other", &["services:read"]).await;
