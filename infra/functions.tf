@@ -43,6 +43,7 @@ resource "aws_lambda_function" "function" {
     variables = merge(
       { for name in each.value.environment : name => var.settings[name] if contains(keys(var.settings), name) },
       { for name in each.value.secrets : "${name}_SECRET" => aws_secretsmanager_secret.upstream[name].arn },
+      { for name, topic in local.topics : topic.setting => topic.arn if contains(each.value.topics, name) },
       {
         MUSTER_ENVIRONMENT  = local.prefix
         MUSTER_LOG          = lower(var.log_level)

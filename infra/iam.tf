@@ -1,5 +1,6 @@
 # Who may do what. One role for each function with one policy: its tables with exactly the actions
-# its code uses (functions.json, which a test compares with the code), its log group, its secrets.
+# its code uses (functions.json, which a test compares with the code), its log group, its secrets, the
+# topics that it publishes to.
 # `*` stands only where AWS knows no ARN for an action.
 
 resource "aws_iam_role" "function" {
@@ -61,11 +62,17 @@ locals {
         Action   = "secretsmanager:GetSecretValue"
         Resource = [for secret in f.secrets : aws_secretsmanager_secret.upstream[secret].arn]
       }],
+      [for topic in f.topics : {
+        Sid      = "Topic${title(topic)}"
+        Effect   = "Allow"
+        Action   = "sns:Publish"
+        Resource = local.topics[topic].arn
+      } if contains(keys(local.topics), topic)],
       [for key in var.kms_key_arn[*] : {
         Sid    = "CustomerKey"
         Effect = "Allow"
-        # GenerateDataKey is for what is put into the encrypted queue.
-        Action   = f.kind == "worker" ? ["kms:Decrypt", "kms:GenerateDataKey"] : ["kms:Decrypt"]
+        # GenerateDataKey is for what is put into the encrypted queue, and published to encrypted topics.
+        Action   = f.kind == "worker" || length(f.topics) > 0 ? ["kms:Decrypt", "kms:GenerateDataKey"] : ["kms:Decrypt"]
         Resource = key
       }],
       [for ignored in(f.kind == "worker" ? [1] : []) : {
@@ -128,6 +135,13 @@ resource "aws_iam_role_policy" "function" {
     Version   = "2012-10-17"
     Statement = local.policies[each.key]
   })
+
+  lifecycle {
+    precondition {
+      condition     = length(setsubtract(each.value.topics, keys(local.topics))) == 0
+      error_message = "functions.json gives ${each.key} a topic that this stack does not have: ${join(", ", each.value.topics)}. It has ${join(", ", keys(local.topics))} (local.topics in observability.tf)."
+    }
+  }
 }
 
 # The scheduler starts the workers, by their alias, and may leave what failed in the queue.

@@ -25,6 +25,7 @@ locals {
       tables            = { for table, actions in f.tables : table => sort(actions) }
       environment       = [for name in f.environment : tostring(name)]
       secrets           = [for name in f.secrets : tostring(name)]
+      topics            = [for name in try(f.topics, []) : tostring(name)]
       schedule          = try(tostring(f.schedule), null)
       stream            = try(tostring(f.stream), null)
       stream_filter     = try(jsonencode(f.stream_filter), null)

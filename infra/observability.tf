@@ -4,10 +4,20 @@
 resource "aws_sns_topic" "alarms" {
   name = "${local.prefix}-alarms"
   # Alarms cannot be sent to a topic under AWS's own key: it is the customer's, or none. What is
-  # sent are names of alarms and numbers.
+  # sent are names of alarms and services, and numbers.
   kms_master_key_id = var.kms_key_arn
 }
 
+locals {
+  # The topics that a function may be given (`topics` in functions.json), each with the setting in
+  # which the function finds it.
+  topics = {
+    alarms = { arn = aws_sns_topic.alarms.arn, setting = "MUSTER_ALERTS_TOPIC_ARN" }
+  }
+}
+
+# For CloudWatch alone. A function of this account publishes with its role's own right (iam.tf), which
+# needs nothing here.
 resource "aws_sns_topic_policy" "alarms" {
   arn = aws_sns_topic.alarms.arn
   policy = jsonencode({
@@ -92,7 +102,11 @@ locals {
         statistic  = "Average"
         dimensions = { Environment = local.prefix, Upstream = upstream }
         threshold  = 0.9
-        what       = "Nine of ten requests to ${upstream} failed for five minutes. Work goes on by itself when it is back; what is pending stays pending."
+        what = join(" ", [
+          "Nine of ten requests to ${upstream} failed for five minutes.",
+          upstream == "alerts_webhook" ? "Who waits there for alerts hears nothing; GET /api/v1/alerts has them."
+          : "Work goes on by itself when it is back; what is pending stays pending.",
+        ])
       }
     },
   )
@@ -158,6 +172,8 @@ locals {
     "9 Cold starts"                         = { metrics = ["ColdStarts"], by = "Function", stat = "Sum" }
     "A Upstreams: requests and errors"      = { metrics = ["UpstreamRequests", "UpstreamErrors"], by = "Upstream", stat = "Sum" }
     "B Upstreams: p90 answer, milliseconds" = { metrics = ["UpstreamLatency"], by = "Upstream", stat = "p90" }
+    "C Servers"                             = { metrics = ["ServersSeen", "ServersUnknown"], by = "Function", stat = "Maximum" }
+    "D Alerts firing"                       = { metrics = ["AlertsFiring"], by = "Function", stat = "Maximum" }
   }
 }
 

@@ -24,7 +24,7 @@ output "tables" {
 }
 
 output "functions" {
-  description = "The functions, each with its name, role, log group, the version that `live` points to, and the tables with actions and the secrets that it is allowed."
+  description = "The functions, each with its name, role, log group, the version that `live` points to, and the tables with actions, the secrets and the topics that it is allowed."
   value = {
     for name, f in aws_lambda_function.function : name => {
       name      = f.function_name
@@ -33,6 +33,7 @@ output "functions" {
       version   = aws_lambda_alias.live[name].function_version
       tables    = local.functions[name].tables
       secrets   = local.functions[name].secrets
+      topics    = local.functions[name].topics
     }
   }
 }
@@ -40,6 +41,11 @@ output "functions" {
 output "secrets" {
   description = "The secrets that `muster secrets set` fills, by name."
   value       = { for name, secret in aws_secretsmanager_secret.upstream : name => secret.name }
+}
+
+output "topics" {
+  description = "The ARNs of the topics that functions may publish to, by name."
+  value       = { for name, topic in local.topics : name => topic.arn }
 }
 
 output "nat_addresses" {

@@ -1,4 +1,4 @@
-# The upstreams' tokens. Terraform makes the place; `muster secrets set` puts the value, which
+# The upstreams' tokens, and the key that signs what goes to the alerts' webhook. Terraform makes the place; `muster secrets set` puts the value, which
 # therefore is in no variable, no plan and no state. 0.40 USD a month each.
 
 resource "aws_secretsmanager_secret" "upstream" {

@@ -261,7 +261,7 @@ variable "kms_key_arn" {
 # Eyes
 
 variable "alarm_email" {
-  description = "Who is mailed when an alarm changes. AWS asks that address to confirm first."
+  description = "Who is mailed when an alarm changes, and when a service becomes short of healthy servers or has enough again, which services-worker publishes to the same topic. AWS asks that address to confirm first."
   type        = string
   default     = null
 

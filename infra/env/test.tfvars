@@ -10,5 +10,7 @@ point_in_time_recovery = false
 settings = {
   # The LoRaWAN provider's base URL. Without it `batches` answers 503 and says so.
   # MUSTER_LORAWAN_URL  = "https://provider.example"
+  # CPX's base URL, at port 80 or 443. Without it `services` answers 503 and says so.
+  # MUSTER_CPX_URL      = "https://cpx.example"
   MUSTER_SHOUTCLOUD_URL = "http://api.shoutcloud.io"
 }

@@ -12,6 +12,8 @@ variables {
   settings = {
     MUSTER_LORAWAN_URL    = "https://provider.example"
     MUSTER_SHOUTCLOUD_URL = "http://shoutcloud.example"
+    MUSTER_CPX_URL        = "https://cpx.example"
+    MUSTER_MIN_HEALTHY    = "3"
   }
 }
 
@@ -70,6 +72,25 @@ run "the_stack_is_what_functions_json_and_tables_json_say" {
       "MUSTER_ENVIRONMENT", "MUSTER_LOG", "MUSTER_LORAWAN_TOKEN_SECRET", "MUSTER_LORAWAN_URL", "MUSTER_TABLE_PREFIX"
     ])
     error_message = "the worker gets the name of its secret's place, never a value"
+  }
+  assert {
+    condition = aws_lambda_function.function["services-worker"].environment[0].variables == tomap({
+      MUSTER_CPX_URL                   = "https://cpx.example"
+      MUSTER_MIN_HEALTHY               = "3"
+      MUSTER_ALERTS_WEBHOOK_KEY_SECRET = aws_secretsmanager_secret.upstream["MUSTER_ALERTS_WEBHOOK_KEY"].arn
+      MUSTER_ALERTS_TOPIC_ARN          = aws_sns_topic.alarms.arn
+      MUSTER_ENVIRONMENT               = "muster-test"
+      MUSTER_LOG                       = "info"
+      MUSTER_TABLE_PREFIX              = "muster-test-"
+    })
+    error_message = "services-worker gets more or less than what its entry lists"
+  }
+  # The two have to agree about what is healthy.
+  assert {
+    condition = toset(local.functions["services-worker"].environment) == setunion(
+      local.functions["services"].environment, ["MUSTER_ALERTS_WEBHOOK_URL"]
+    )
+    error_message = "services and services-worker read the fleet with different settings"
   }
 
   # The policies are exact.
@@ -138,6 +159,40 @@ run "the_stack_is_what_functions_json_and_tables_json_say" {
     ])
     error_message = "a function writes to its own log group and no other"
   }
+  # One function publishes, to one topic, and only it is told where.
+  assert {
+    condition = toset(flatten([
+      for name, statements in local.policies : [
+        for statement in statements : [
+          for action in flatten([statement.Action]) : [
+            for resource in flatten([statement.Resource]) : "${statement.Effect} ${name}: ${action} ${resource}"
+          ]
+        ] if strcontains(join(" ", flatten([statement.Action])), "sns:")
+      ]
+    ])) == toset(["Allow services-worker: sns:Publish ${aws_sns_topic.alarms.arn}"])
+    error_message = "services-worker may publish to the alarms' topic; no other function, topic or action"
+  }
+  assert {
+    condition = [
+      for name, f in aws_lambda_function.function : name if contains(values(f.environment[0].variables), aws_sns_topic.alarms.arn)
+    ] == ["services-worker"]
+    error_message = "a function knows a topic that it may not publish to"
+  }
+  # scripts/rehearse tries what these two say.
+  assert {
+    condition = (
+      output.topics == { alarms = aws_sns_topic.alarms.arn }
+      && { for name, f in output.functions : name => f.topics if length(f.topics) > 0 } == { services-worker = ["alarms"] }
+    )
+    error_message = "the outputs do not say who may publish where"
+  }
+  assert {
+    condition = aws_sns_topic.alarms.name == "muster-test-alarms" && [
+      for statement in jsondecode(aws_sns_topic_policy.alarms.policy).Statement :
+      "${statement.Effect} ${jsonencode(statement.Principal)} ${statement.Action} ${jsonencode(statement.Condition)}"
+    ] == ["Allow {\"Service\":\"cloudwatch.amazonaws.com\"} sns:Publish {\"StringEquals\":{\"aws:SourceAccount\":\"123456789012\"}}"]
+    error_message = "the topic is open to others than this account's alarms"
+  }
   # What is tested above is what is put on the roles.
   assert {
     condition     = alltrue([for name, policy in aws_iam_role_policy.function : jsondecode(policy.policy).Statement == jsondecode(jsonencode(local.policies[name]))])
@@ -182,6 +237,16 @@ run "the_stack_is_what_functions_json_and_tables_json_say" {
     error_message = "a table differs from tables.json"
   }
 
+  assert {
+    condition     = aws_dynamodb_table.table["services"].stream_enabled == false && aws_scheduler_schedule.worker["services-worker"].schedule_expression == "rate(1 minute)"
+    error_message = "services-worker is started each minute and by nothing else"
+  }
+  # A run is over before the next one begins: they need no second place.
+  assert {
+    condition     = aws_lambda_function.function["services-worker"].timeout < 60 && aws_lambda_function.function["services-worker"].reserved_concurrent_executions == 1
+    error_message = "two runs of services-worker may meet"
+  }
+
   # Every alarm is there and reaches the topic.
 
   assert {
@@ -193,7 +258,7 @@ run "the_stack_is_what_functions_json_and_tables_json_say" {
   assert {
     condition = alltrue([
       for name in concat(
-        ["load-balancer-5xx", "answers-5xx", "dead-letters", "upstream-lorawan", "upstream-shoutcloud"],
+        ["load-balancer-5xx", "answers-5xx", "dead-letters", "upstream-cpx", "upstream-lorawan", "upstream-shoutcloud"],
         [for f in keys(local.functions) : "errors-${f}"],
         [for f in keys(local.functions) : "throttles-${f}"],
         [for f in keys(local.worker_functions) : "not-run-${f}"],
@@ -204,6 +269,67 @@ run "the_stack_is_what_functions_json_and_tables_json_say" {
   assert {
     condition     = aws_cloudwatch_metric_alarm.alarm["not-run-batches-worker"].treat_missing_data == "breaching"
     error_message = "a worker that never runs leaves no metric, which must count as bad"
+  }
+  # No alarm about a webhook that nobody asked for.
+  assert {
+    condition     = aws_cloudwatch_metric_alarm.alarm["upstream-cpx"].dimensions.Upstream == "cpx" && !contains(keys(aws_cloudwatch_metric_alarm.alarm), "upstream-alerts_webhook")
+    error_message = "an upstream has an alarm where its URL is set, and by the name that its metrics have"
+  }
+
+  # The dashboard finds what the functions measure.
+
+  assert {
+    condition = toset([
+      for widget in jsondecode(aws_cloudwatch_dashboard.main.dashboard_body).widgets : widget.properties.metrics[0][0].expression
+      if contains(["Servers", "Alerts firing"], widget.properties.title)
+      ]) == toset([
+      "SEARCH('{muster,Environment,Function} Environment=\"muster-test\" MetricName=(\"ServersSeen\" OR \"ServersUnknown\")', 'Maximum', 60)",
+      "SEARCH('{muster,Environment,Function} Environment=\"muster-test\" MetricName=(\"AlertsFiring\")', 'Maximum', 60)",
+    ])
+    error_message = "the dashboard does not show what services-worker measures"
+  }
+  # No two graphs lie on one another, and none is taken for another one's place.
+  assert {
+    condition = (
+      length(distinct([for widget in jsondecode(aws_cloudwatch_dashboard.main.dashboard_body).widgets : "${widget.x} ${widget.y}"]))
+      == length(local.graphs) + length(local.searches)
+      && length(distinct([for title in concat(keys(local.graphs), keys(local.searches)) : substr(title, 0, 1)])) == length(local.graphs) + length(local.searches)
+    )
+    error_message = "each graph of the dashboard has a place of its own"
+  }
+}
+
+# Who publishes to a topic under a customer key needs the key for it.
+run "with_a_customer_key_the_roles_may_use_it_for_what_they_do" {
+  command = apply
+
+  variables {
+    kms_key_arn = "arn:aws:kms:us-east-1:123456789012:key/1"
+    settings = {
+      MUSTER_CPX_URL            = "https://cpx.example"
+      MUSTER_ALERTS_WEBHOOK_URL = "https://hooks.example/muster"
+    }
+  }
+
+  assert {
+    condition = {
+      for name, statements in local.policies : name => flatten([
+        for statement in statements : [for action in flatten([statement.Action]) : "${action} ${statement.Resource}"] if statement.Sid == "CustomerKey"
+      ])
+      } == {
+      for name, f in local.functions : name => [
+        for action in(f.kind == "worker" ? ["kms:Decrypt", "kms:GenerateDataKey"] : ["kms:Decrypt"]) : "${action} arn:aws:kms:us-east-1:123456789012:key/1"
+      ]
+    }
+    error_message = "a role may use the customer key for more or less than it needs"
+  }
+  assert {
+    condition     = aws_sns_topic.alarms.kms_master_key_id == "arn:aws:kms:us-east-1:123456789012:key/1"
+    error_message = "the topic is not under the customer key"
+  }
+  assert {
+    condition     = aws_cloudwatch_metric_alarm.alarm["upstream-alerts_webhook"].dimensions.Upstream == "alerts_webhook"
+    error_message = "a webhook that is always refused must be noticed, by the name that its metrics have"
   }
 }
 

@@ -1,5 +1,5 @@
-"""Tries every action on every table, and every secret, as each function; reads what to try from
-standard input. Run by scripts/rehearse with a Python that has boto3."""
+"""Tries every action on every table, every secret and every topic, as each function; reads what to try
+from standard input. Run by scripts/rehearse with a Python that has boto3."""
 
 import json
 import sys
@@ -28,7 +28,7 @@ ACTIONS = {
     "UpdateItem": lambda db, table: db.update_item(TableName=table, Key=KEY, UpdateExpression="REMOVE nothing", **NEVER),
     "UpdateTable": lambda db, table: db.update_table(TableName=table, BillingMode="PAY_PER_REQUEST"),
 }
-REFUSED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
+REFUSED = ("AccessDenied", "AccessDeniedException", "AuthorizationError", "UnauthorizedOperation")
 
 
 def allowed(call):
@@ -50,7 +50,7 @@ def main():
     work = json.load(sys.stdin)
     tries = []
     for name, function in work["functions"].items():
-        database, secrets = (client(service, function["credentials"]) for service in ("dynamodb", "secretsmanager"))
+        database, secrets, topics = (client(service, function["credentials"]) for service in ("dynamodb", "secretsmanager", "sns"))
         for capability, table in work["tables"].items():
             for action, call in ACTIONS.items():
                 expected = action in function["tables"].get(capability, [])
@@ -58,6 +58,10 @@ def main():
         for secret, place in work["secrets"].items():
             tries.append((f"{name}: GetSecretValue of {place}", secret in function["secrets"],
                           lambda secrets=secrets, place=place: secrets.get_secret_value(SecretId=place)))
+        for topic, arn in work["topics"].items():
+            # Nothing is sent: there is no message without a text.
+            tries.append((f"{name}: Publish to {arn}", topic in function["topics"],
+                          lambda topics=topics, arn=arn: topics.publish(TopicArn=arn, Message="")))
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda one: allowed(one[2]), tries))
     wrong = [f"{what} is {'allowed' if was else 'refused'}" for (what, expected, _), was in zip(tries, found) if was != expected]

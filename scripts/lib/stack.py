@@ -278,6 +278,15 @@ def profile_file(prefix):
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config", "muster", "profiles", f"{prefix}.toml")
 
 
+def read_profile(path):
+    """The texts in a profile: `name = "value"`."""
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return {}
+    return {name: json.loads(value) for name, value in re.findall(r'^(\w+)\s*=\s*("(?:[^"\\]|\\.)*")\s*$', text, re.M)}
+
+
 def muster():
     """The path of this clone's `muster` command, built where that is needed."""
     if not shutil.which("cargo"):

@@ -3,6 +3,7 @@ for that thing fails and no other."""
 
 import http.client
 import http.server
+import importlib.util
 import json
 import os
 import re
@@ -16,10 +17,23 @@ import unittest
 import urllib.parse
 import urllib.request
 import warnings
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").resolve() / "debug"
+
+
+def load(path):
+    """A script without a suffix as a module."""
+    loader = SourceFileLoader(path.name, str(path))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(path.name, loader))
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        loader.exec_module(module)
+    finally:
+        sys.dont_write_bytecode = before
+    return module
 
 
 class Spoiler:
@@ -296,7 +310,8 @@ class Smoke(Stage):
         server, key = self.serve("away", MUSTER_CPX_URL="http://127.0.0.1:1")
         lines, failed = self.smoke(server, key=key)
         self.assertEqual(failed, [])
-        self.assertTrue(any(outcome == "skipped" and text.startswith("services: reached, but its upstream is away") for outcome, text in lines), lines)
+        skipped = [text for outcome, text in lines if outcome == "skipped"]
+        self.assertTrue(any(text.startswith("services: reached, but its upstream is away") for text in skipped), lines)
 
 
 class SmokeOverTls(Stage):
@@ -346,6 +361,42 @@ class SmokeOverTls(Stage):
             lines, failed = self.smoke(proxy.url)
         self.assertEqual(len(lines), 1)
         self.assertIn("--ca-file", failed[0])
+
+
+class Account:
+    """A stack whose IAM allows these pairs of an action and the end of an ARN."""
+
+    prefix, region, account = "muster-test", "eu-west-1", "123456789012"
+
+    def __init__(self, allowed):
+        self.allowed = allowed
+
+    def aws(self, service, call, *args, check):
+        if (service, call) == ("iam", "get-role"):
+            return {"Role": {"Arn": "arn:aws:iam::123456789012:role/made-up"}}
+        resource, actions = args[args.index("--resource-arns") + 1], args[args.index("--action-names") + 1:]
+        return {"EvaluationResults": [
+            {"EvalActionName": action, "EvalDecision": "allowed" if (action, resource.split(":")[-1]) in self.allowed else "implicitDeny"}
+            for action in actions]}
+
+
+class Privileges(unittest.TestCase):
+    def test_iam_must_allow_what_a_function_has_in_its_entry_and_no_more(self):
+        script = load(ROOT / "scripts" / "smoke")
+        every = {"GetItem", "PutItem", "Query", "UpdateItem", "Scan"}
+        entry = {"name": "worker", "tables": {"services": ["PutItem", "Query"]}, "topics": ["alarms"]}
+        right = {("dynamodb:PutItem", "table/muster-test-services"), ("dynamodb:Query", "table/muster-test-services"),
+                 ("sns:Publish", "muster-test-alarms")}
+        script.privileges(Account(right), entry, every)
+        for one in right:
+            with self.assertRaisesRegex(script.Wrong, f"{one[0].split(':')[1]} on {one[1]} is implicitDeny"):
+                script.privileges(Account(right - {one}), entry, every)
+        for one in (("dynamodb:Scan", "table/muster-test-services"), ("dynamodb:Query", "table/muster-test-access"),
+                    ("sns:Subscribe", "muster-test-alarms")):
+            with self.assertRaisesRegex(script.Wrong, f"{one[0].split(':')[1]} on {one[1]} is allowed"):
+                script.privileges(Account(right | {one}), entry, every)
+        with self.assertRaisesRegex(script.Wrong, "Publish on muster-test-alarms is allowed"):
+            script.privileges(Account(right), {**entry, "topics": []}, every)
 
 
 if __name__ == "__main__":
