@@ -330,7 +330,7 @@ async fn a_tick_of_the_watcher_keeps_the_services_and_publishes_an_alert() {
         assert_eq!(again, json!({ "ended": "duplicate" }));
     }
     let message = published.try_recv().expect("an alert");
-    assert!(message.contains("Action=Publish") && message.contains("AuthService+is+short"), "{message}");
+    assert!(message.contains("Action=Publish") && message.contains("AuthService%20is%20short"), "{message}");
     assert!(published.try_recv().is_err(), "one alert");
     let line = &metrics(&worker, 6).await[0];
     let values = ["ServersSeen", "ServersUnknown", "AlertsFiring"].map(|name| line[name].as_u64());

@@ -13,7 +13,8 @@ use utoipa::ToSchema;
 /// The most points in a graph.
 pub const MOST: usize = 500;
 
-/// One snapshot of a service. The averages are over the servers that reported.
+/// One snapshot of a service. The averages are over the servers that reported: the healthy and the
+/// unhealthy. Kept by the thousand, hence the short names in the store.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
     /// When it was taken.
@@ -27,11 +28,11 @@ pub struct Sample {
     /// How many did not answer, or answered nonsense.
     pub unknown: u32,
     /// Average CPU, per cent; none where no server reported.
+    #[serde(rename = "cpu")]
     pub cpu_pct: Option<f64>,
     /// Average memory, per cent; none where no server reported.
+    #[serde(rename = "memory")]
     pub memory_pct: Option<f64>,
-    /// How many servers the averages are over.
-    pub reporting: u32,
 }
 
 /// What a value did within one bucket.
@@ -213,9 +214,8 @@ mod tests {
     }
 
     fn sample(second: i64, cpu_pct: Option<f64>, healthy: u32) -> Sample {
-        let (servers, reporting) = (healthy + 2, if cpu_pct.is_some() { healthy + 1 } else { 0 });
         let memory_pct = cpu_pct.map(|cpu| 100.0 - cpu);
-        Sample { at: at(second), servers, healthy, unhealthy: 1, unknown: 1, cpu_pct, memory_pct, reporting }
+        Sample { at: at(second), servers: healthy + 2, healthy, unhealthy: 1, unknown: 1, cpu_pct, memory_pct }
     }
 
     #[test]

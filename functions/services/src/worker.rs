@@ -40,7 +40,7 @@ pub const MOST_SICK: usize = 1000;
 /// Servers that are not healthy and are named in an alert.
 const NAMED: usize = 20;
 /// Snapshots in a record: enough for a trend against five minutes ago.
-const RECENT: usize = 7;
+const RECENT: usize = 6;
 /// Writes to the store at once.
 const WRITES: usize = 16;
 /// Sendings at once.
@@ -215,7 +215,7 @@ impl Watcher {
         kept.min_healthy = self.config.min_healthy;
         kept.sick = sick;
         kept.recent.retain(|sample| sample.at < slot);
-        kept.recent.push(sample(slot, sum));
+        kept.recent.push(rounded(sample(slot, sum)));
         let surplus = kept.recent.len().saturating_sub(RECENT);
         kept.recent.drain(..surplus);
         kept.gone_since = (sum.servers == 0).then(|| kept.gone_since.unwrap_or(slot));
@@ -324,6 +324,13 @@ fn fresh(subject: Subject) -> Record {
     Record { subject, kept, silence: None, notice: None }
 }
 
+/// As it is kept: with averages of three decimals. A record of a service then stays below the
+/// kilobyte that DynamoDB counts a write by.
+fn rounded(sample: Sample) -> Sample {
+    let round = |pct: f64| (pct * 1000.0).round() / 1000.0;
+    Sample { cpu_pct: sample.cpu_pct.map(round), memory_pct: sample.memory_pct.map(round), ..sample }
+}
+
 /// A service in a minute.
 pub fn sample(at: Timestamp, sum: &Rollup) -> Sample {
     Sample {
@@ -334,7 +341,6 @@ pub fn sample(at: Timestamp, sum: &Rollup) -> Sample {
         unknown: sum.unknown,
         cpu_pct: sum.average.map(|average| average.cpu_pct),
         memory_pct: sum.average.map(|average| average.memory_pct),
-        reporting: sum.reporting(),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use jiff::SignedDuration;
-use kit::testing::Client;
+use kit::{dynamo::AttributeValue, testing::Client};
 use serde_json::{Value, json};
 use services::{notify::Notifier, worker::Ended};
 use simulators::cpx::{self, Fate};
@@ -234,4 +234,31 @@ async fn a_worker_works_every_minute_by_the_clock() {
     let record = &world.records().records().await.unwrap()[0];
     let last = record.kept.machine.last_slot.unwrap();
     assert_eq!(last, NOON + SignedDuration::from_mins(5), "from the minute that it began in");
+}
+
+/// DynamoDB counts a write by begun kilobytes.
+#[tokio::test]
+async fn a_record_of_a_service_is_one_write_unit() {
+    let world = World::new(cpx::Config { seed: 5, ..cpx::Config::default() }).await;
+    for _ in 0..8 {
+        world.minute(&Notifier::default()).await;
+    }
+    let scan = world.store.client().scan().table_name(world.store.table(&services::TABLE)).send().await.unwrap();
+    let records = scan.items().iter().filter(|item| item["sk"].as_s().unwrap().starts_with("SERVICE#"));
+    let sizes: Vec<usize> =
+        records.map(|item| item.iter().map(|(name, value)| name.len() + size(value)).sum()).collect();
+    assert_eq!(sizes.len(), 10);
+    assert!(sizes.iter().all(|&size| size < 1024), "{sizes:?}");
+}
+
+/// By the rules of DynamoDB's guide, "Item sizes and formats", and never less.
+fn size(value: &AttributeValue) -> usize {
+    match value {
+        AttributeValue::S(text) => text.len(),
+        AttributeValue::N(digits) => digits.len().div_ceil(2) + 1,
+        AttributeValue::L(list) => 3 + list.iter().map(|it| 1 + size(it)).sum::<usize>(),
+        AttributeValue::M(map) => 3 + map.iter().map(|(name, it)| 1 + name.len() + size(it)).sum::<usize>(),
+        AttributeValue::Bool(_) | AttributeValue::Null(_) => 1,
+        other => panic!("{other:?} has no size here"),
+    }
 }
