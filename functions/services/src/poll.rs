@@ -1,10 +1,11 @@
 //! One poll of all servers: concurrent, bounded, and over by its deadline.
 //!
 //! One slow server delays the table by its own timeout and no more, and all of them together by no
-//! more than the deadline. What is not known then is Unknown, with the reason.
+//! more than the deadline. What is not known then is Unknown, with the reason. A server that only
+//! waited behind another one is asked again ([`Flight`]).
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     net::IpAddr,
     time::Duration,
 };
@@ -15,14 +16,15 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::{
     cpx::{Cpx, CpxError, Listed},
+    flight::Flight,
     pace::Pace,
     server::{Load, Reading, Server, ServiceName, Silence},
 };
 
 /// How long CPX may take for its list.
 const LIST: Duration = Duration::from_secs(5);
-/// No request is taken to hang before that.
-const LEAST_PATIENCE: Duration = Duration::from_millis(100);
+/// How often a server is asked that did not have its turn.
+const ATTEMPTS: u32 = 3;
 
 /// The bounds of a poll.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,32 +58,45 @@ pub async fn poll(
     let (listed, members) = tokio::join!(cpx.list(LIST.min(bounds.in_all)), members);
     let Listed { ips, ignored, too_many } = listed?;
     let mut servers = Vec::with_capacity(ips.len());
-    let mut waiting = ips.iter().copied();
+    let mut waiting: VecDeque<(IpAddr, u32)> = ips.iter().map(|ip| (*ip, 1)).collect();
     let mut pace = Pace::new(bounds.at_once);
-    let mut patience = Patience::new(bounds.per_server);
+    let mut flight = Flight::new(bounds.per_server);
     let mut in_flight = FuturesUnordered::new();
     let from = Instant::now();
     // Whatever is ready is let through even after the deadline, hence the condition.
     while Instant::now() < deadline {
-        patience.lose(Instant::now());
-        while patience.counted() < pace.limit()
-            && in_flight.len() < bounds.at_once
-            && let Some(ip) = waiting.next()
+        while in_flight.len() < bounds.at_once
+            && !waiting.is_empty()
+            && flight.has_room(from.elapsed(), pace.limit())
+            && let Some((ip, attempt)) = waiting.pop_front()
         {
-            let number = patience.sent(Instant::now());
-            in_flight.push(ask(cpx, ip, number, bounds.per_server, deadline));
+            let number = flight.send(from.elapsed());
+            let answer = ask(cpx, ip, bounds.per_server, deadline);
+            in_flight.push(async move { (ip, attempt, number, answer.await) });
         }
-        let answered = tokio::select! {
+        let may_send = !waiting.is_empty() && in_flight.len() < bounds.at_once;
+        let wake = flight.next_change(from.elapsed()).filter(|_| may_send);
+        let wake = wake.map_or(deadline, |change| (from + change).min(deadline));
+        let ended = tokio::select! {
             biased;
-            answered = in_flight.next() => answered,
-            () = sleep_until(patience.next_loss().unwrap_or(deadline).min(deadline)) => continue,
+            ended = in_flight.next() => ended,
+            () = sleep_until(wake) => continue,
         };
-        let Some((ip, number, answer)) = answered else { break };
-        let now = Instant::now();
-        // A silence says nothing about how many CPX handles at once.
-        if !matches!(answer, Err(Silence::Time | Silence::Cut)) {
-            patience.answered(number, now);
-            pace.answered(now - from);
+        let Some((ip, attempt, number, answer)) = ended else { break };
+        let now = from.elapsed();
+        match answer {
+            Err(Silence::Time) => {
+                if !flight.timed_out(number, now) && attempt < ATTEMPTS {
+                    waiting.push_back((ip, attempt + 1));
+                    continue;
+                }
+            }
+            Err(Silence::Cut) => {}
+            Ok(_) | Err(Silence::Said(_)) => {
+                flight.answered(number, now);
+                // A silence says nothing about how many CPX handles at once.
+                pace.answered(now);
+            }
         }
         servers.push(known(ip, answer, clock, &members));
     }
@@ -99,75 +114,13 @@ pub async fn poll(
 
 type Told = (ServiceName, Load);
 
-async fn ask(
-    cpx: &Cpx,
-    ip: IpAddr,
-    number: u64,
-    patience: Duration,
-    deadline: Instant,
-) -> (IpAddr, u64, Result<Told, Silence>) {
+async fn ask(cpx: &Cpx, ip: IpAddr, patience: Duration, deadline: Instant) -> Result<Told, Silence> {
     let end = (Instant::now() + patience).min(deadline);
     // The client's own timeout is longer: this one tells time from other trouble.
-    let answer = match timeout_at(end, cpx.ask(ip, patience * 2)).await {
+    match timeout_at(end, cpx.ask(ip, patience * 2)).await {
         Ok(answer) => answer.map_err(Silence::Said),
         Err(_) if end == deadline => Err(Silence::Cut),
         Err(_) => Err(Silence::Time),
-    };
-    (ip, number, answer)
-}
-
-/// Which requests count as in flight for the pace. One that takes far longer than any answer so far
-/// hangs: its server's business, which must not hold up the others. In the queue of a CPX that
-/// handles one at a time nobody waits that much longer than those before.
-struct Patience {
-    /// When those were sent that count, by their numbers.
-    counted: BTreeMap<u64, Instant>,
-    sent: BTreeMap<u64, Instant>,
-    next: u64,
-    longest: Option<Duration>,
-    per_server: Duration,
-}
-
-impl Patience {
-    fn new(per_server: Duration) -> Self {
-        Self { counted: BTreeMap::new(), sent: BTreeMap::new(), next: 0, longest: None, per_server }
-    }
-
-    fn sent(&mut self, now: Instant) -> u64 {
-        self.next += 1;
-        self.counted.insert(self.next, now);
-        self.sent.insert(self.next, now);
-        self.next
-    }
-
-    fn answered(&mut self, number: u64, now: Instant) {
-        self.counted.remove(&number);
-        if let Some(sent) = self.sent.remove(&number) {
-            self.longest = self.longest.max(Some(now - sent));
-        }
-    }
-
-    fn counted(&self) -> usize {
-        self.counted.len()
-    }
-
-    /// For how long a request counts.
-    fn span(&self) -> Duration {
-        let span = self.longest.map_or(self.per_server / 4, |longest| (longest * 2).max(LEAST_PATIENCE));
-        span.min(self.per_server)
-    }
-
-    fn lose(&mut self, now: Instant) {
-        let span = self.span();
-        while let Some(oldest) = self.counted.first_entry()
-            && *oldest.get() + span <= now
-        {
-            oldest.remove();
-        }
-    }
-
-    fn next_loss(&self) -> Option<Instant> {
-        self.counted.first_key_value().map(|(_, sent)| *sent + self.span())
     }
 }
 

@@ -326,9 +326,11 @@ fn fresh(subject: Subject) -> Record {
 
 /// As it is kept: with averages of three decimals. A record of a service then stays below the
 /// kilobyte that DynamoDB counts a write by.
-fn rounded(sample: Sample) -> Sample {
-    let round = |pct: f64| (pct * 1000.0).round() / 1000.0;
-    Sample { cpu_pct: sample.cpu_pct.map(round), memory_pct: sample.memory_pct.map(round), ..sample }
+fn rounded(mut sample: Sample) -> Sample {
+    for pct in sample.cpu_pct.iter_mut().chain(&mut sample.memory_pct) {
+        *pct = (*pct * 1000.0).round() / 1000.0;
+    }
+    sample
 }
 
 /// A service in a minute.

@@ -97,6 +97,27 @@ async fn a_stock_cpx_is_never_asked_for_more_than_it_can_queue() {
 }
 
 #[tokio::test]
+async fn behind_a_server_that_hangs_at_a_stock_cpx_no_other_counts_as_silent() {
+    let faults = cpx::Config {
+        latency: Duration::from_millis(5),
+        one_at_a_time: true,
+        servers: 60,
+        hang_rate: 0.05,
+        seed: 11,
+        ..cpx::Config::default()
+    };
+    let world = World::with(faults, &[("MUSTER_CPX_TIMEOUT_SECONDS", "1")]).await;
+    let hanging = world.sim.servers().iter().filter(|it| it.fate == Fate::Hang).count();
+    assert!((1..=5).contains(&hanging), "{hanging}");
+    let reply = world.client().await.get("/api/v1/servers?limit=500").await.expect(200).json();
+    assert_eq!(reply["complete"], true);
+    let statuses = statuses(reply["items"].as_array().unwrap());
+    for server in world.sim.servers() {
+        assert_eq!(statuses[&server.ip.to_string()] == "unknown", server.fate == Fate::Hang, "{server:?}");
+    }
+}
+
+#[tokio::test]
 async fn only_addresses_are_asked_for() {
     let mut list: Vec<Value> = [
         "10.58.1.9",
