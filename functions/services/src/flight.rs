@@ -1,38 +1,43 @@
 //! The requests of a poll that are in flight, in the order in which they were sent. Pure.
 //!
-//! **What it is for:** telling a server that hangs from a CPX that is busy. A CPX that handles one
-//! request at a time lets all that were sent later wait behind the one that hangs. They must not
-//! count as silent for that, and nothing is gained by sending more. A CPX that handles many goes on
-//! with the others, and then what hangs must not hold them up. Which it is shows when a request is
-//! answered before one that was sent well before it: who is overtaken hangs alone.
+//! **What it is for:** telling a server that hangs from one that only waits. A CPX that handles one
+//! request at a time lets everybody wait behind the one that hangs, and drops connections past its
+//! queue, which the system tries again a second later. Whoever met that has not been silent, and
+//! nothing is gained by sending more meanwhile. A CPX that handles many goes on with the others, and
+//! then what hangs must not hold them up. It shows in who is overtaken: answered after one that was
+//! sent well after it.
 
 use std::{collections::BTreeMap, time::Duration};
 
 /// Two requests that were sent so close to each other may arrive in either order.
 const CLOSE: Duration = Duration::from_millis(20);
+/// Overtaken so often, a request is not in the others' way.
+const OVERTAKEN: u32 = 2;
 /// No request is taken to hang before that.
 const LEAST_PATIENCE: Duration = Duration::from_millis(100);
-/// How many more are sent while nothing at all is answered, in case those in flight hang by chance.
-const PROBES: u32 = 3;
+/// How many more are sent while nothing at all is answered, in case those in flight hang by chance:
+/// enough to overtake them.
+const PROBES: u32 = 2;
 
 /// The requests in flight. All times are since the poll began.
 #[derive(Debug, Clone)]
 pub struct Flight {
-    /// When each was sent, by its number.
-    sent: BTreeMap<u64, Duration>,
-    /// Those of them that are not taken to hang.
-    counted: BTreeMap<u64, Duration>,
+    /// By the order in which they were sent.
+    sent: BTreeMap<u64, Request>,
     next: u64,
-    /// Since when the oldest one has been the oldest: with a CPX that handles one at a time, since
-    /// when it has had its turn.
-    turn_since: Duration,
-    /// When something ended last.
-    ended_at: Duration,
-    /// Whether one was answered before one that was sent well before it.
-    overtaken: bool,
+    /// Since when the oldest one has been the oldest.
+    oldest_since: Duration,
+    /// When something was answered last, or sent where nothing was in flight.
+    moved_at: Duration,
     /// The longest that an answer took.
     longest: Option<Duration>,
     per_server: Duration,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Request {
+    at: Duration,
+    overtaken: u32,
 }
 
 impl Flight {
@@ -40,81 +45,72 @@ impl Flight {
     pub fn new(per_server: Duration) -> Self {
         Self {
             sent: BTreeMap::new(),
-            counted: BTreeMap::new(),
             next: 0,
-            turn_since: Duration::ZERO,
-            ended_at: Duration::ZERO,
-            overtaken: false,
+            oldest_since: Duration::ZERO,
+            moved_at: Duration::ZERO,
             longest: None,
             per_server,
         }
     }
 
-    /// Whether another one may be sent `now` where `limit` may be in flight.
-    pub fn has_room(&mut self, now: Duration, limit: usize) -> bool {
-        let span = self.span();
-        while self.overtaken
-            && let Some(oldest) = self.counted.first_entry()
-            && *oldest.get() + span <= now
-        {
-            oldest.remove();
-        }
-        self.counted.len() < limit + self.probes(now) as usize
+    /// Whether another one may be sent `now` where `limit` may be in flight. What hangs by itself
+    /// does not count.
+    pub fn has_room(&self, now: Duration, limit: usize) -> bool {
+        let counted = self.sent.values().filter(|request| self.hangs_from(request).is_none_or(|from| now < from));
+        counted.count() < limit + self.probes(now) as usize
     }
 
     /// A request is sent; its number.
     pub fn send(&mut self, now: Duration) -> u64 {
         if self.sent.is_empty() {
-            (self.turn_since, self.ended_at) = (now, now);
+            (self.oldest_since, self.moved_at) = (now, now);
         }
         self.next += 1;
-        self.sent.insert(self.next, now);
-        self.counted.insert(self.next, now);
+        self.sent.insert(self.next, Request { at: now, overtaken: 0 });
         self.next
     }
 
     /// It was answered.
     pub fn answered(&mut self, number: u64, now: Duration) {
-        let Some(&sent) = self.sent.get(&number) else { return };
-        let oldest = self.sent.first_key_value().map_or(sent, |(_, oldest)| *oldest);
-        self.overtaken |= oldest + CLOSE <= sent;
-        self.longest = self.longest.max(Some(now.saturating_sub(sent)));
+        let Some(&Request { at, .. }) = self.sent.get(&number) else { return };
+        for (_, older) in self.sent.range_mut(..number) {
+            older.overtaken += u32::from(older.at + CLOSE <= at);
+        }
+        self.longest = self.longest.max(Some(now.saturating_sub(at)));
         self.end(number, now);
+        self.moved_at = now;
     }
 
-    /// It was not, in the time that a server has. Answers whether it had its turn: one that waited
-    /// behind others for most of that time is worth another try.
-    pub fn timed_out(&mut self, number: u64, now: Duration) -> bool {
+    /// It was not, in the time that a server has. Answers whether CPX had its mind on it for most of
+    /// that: where it handles one at a time, as the oldest one and while nothing else moved. One that
+    /// only waited is worth another try. Where CPX handles many (`wide`) nobody waits for others.
+    pub fn timed_out(&mut self, number: u64, now: Duration, wide: bool) -> bool {
         let is_oldest = self.sent.first_key_value().is_some_and(|(oldest, _)| *oldest == number);
-        let turn = now.saturating_sub(self.turn_since);
-        let had_its_turn = self.overtaken || (is_oldest && turn * 2 >= self.per_server);
+        let turn = now.saturating_sub(self.oldest_since.max(self.moved_at));
         self.end(number, now);
-        had_its_turn
+        wide || (is_oldest && turn * 2 >= self.per_server)
     }
 
     /// When [`has_room`](Self::has_room) may answer otherwise though nothing has ended.
     pub fn next_change(&self, now: Duration) -> Option<Duration> {
-        if self.overtaken {
-            return self.counted.first_key_value().map(|(_, sent)| *sent + self.span());
-        }
+        let hangs = self.sent.values().filter_map(|request| self.hangs_from(request)).filter(|from| *from > now).min();
         let probes = self.probes(now);
-        (probes < PROBES).then(|| self.ended_at + self.pause() * (probes + 1))
+        let probe = (probes < PROBES).then(|| self.moved_at + self.pause() * (probes + 1));
+        hangs.into_iter().chain(probe).min()
     }
 
     fn end(&mut self, number: u64, now: Duration) {
         let was_oldest = self.sent.first_key_value().is_some_and(|(oldest, _)| *oldest == number);
         self.sent.remove(&number);
-        self.counted.remove(&number);
-        self.ended_at = now;
         if was_oldest {
-            self.turn_since = now;
+            self.oldest_since = now;
         }
     }
 
-    /// For how long a request counts once it is known that others are not held up by it.
-    fn span(&self) -> Duration {
-        let span = self.longest.map_or(self.per_server / 4, |longest| (longest * 2).max(LEAST_PATIENCE));
-        span.min(self.per_server)
+    /// From when on a request is taken to hang, if it is in nobody's way.
+    fn hangs_from(&self, request: &Request) -> Option<Duration> {
+        let span = self.longest.map_or(self.per_server, |longest| (longest * 2).max(LEAST_PATIENCE));
+        (request.overtaken >= OVERTAKEN).then(|| request.at + span.min(self.per_server))
     }
 
     fn pause(&self) -> Duration {
@@ -122,8 +118,8 @@ impl Flight {
     }
 
     fn probes(&self, now: Duration) -> u32 {
-        let is_due = |probe: &u32| self.ended_at + self.pause() * *probe <= now;
-        if self.overtaken { 0 } else { (1..=PROBES).take_while(is_due).last().unwrap_or(0) }
+        let is_due = |probe: &u32| self.moved_at + self.pause() * *probe <= now;
+        (1..=PROBES).take_while(is_due).last().unwrap_or(0)
     }
 }
 
@@ -147,19 +143,31 @@ mod tests {
     #[test]
     fn behind_one_that_hangs_nobody_has_had_his_turn() {
         let mut flight = sent(4);
-        assert!(flight.timed_out(1, ms(2000)), "the first one had all the time");
-        assert!(!flight.timed_out(2, ms(2010)), "ten milliseconds are no turn");
-        assert!(!flight.timed_out(4, ms(2030)), "it was not even its turn");
+        assert!(flight.timed_out(1, ms(2000), false), "the first one had all the time");
+        assert!(!flight.timed_out(2, ms(2010), false), "ten milliseconds are no turn");
+        assert!(!flight.timed_out(4, ms(2030), false), "it was not even its turn");
+        let mut flight = sent(4);
+        assert!(flight.timed_out(1, ms(2000), true) && flight.timed_out(2, ms(2010), true), "they do not wait there");
     }
 
     #[test]
     fn a_turn_begins_when_those_before_have_ended() {
         let mut flight = sent(3);
         flight.answered(1, ms(900));
-        assert!(flight.timed_out(2, ms(2010)), "1.1 of its 2 seconds");
+        assert!(flight.timed_out(2, ms(2010), false), "1.1 of its 2 seconds");
         let mut flight = sent(3);
         flight.answered(1, ms(1100));
-        assert!(!flight.timed_out(2, ms(2010)), "0.9 of its 2 seconds");
+        assert!(!flight.timed_out(2, ms(2010), false), "0.9 of its 2 seconds");
+    }
+
+    #[test]
+    fn who_was_dropped_while_others_were_answered_had_no_turn() {
+        let mut flight = sent(1);
+        for n in 1..20 {
+            let number = flight.send(ms(n * 100));
+            flight.answered(number, ms(n * 100 + 5));
+        }
+        assert!(!flight.timed_out(1, ms(2000), false));
     }
 
     #[test]
@@ -170,8 +178,7 @@ mod tests {
         flight.send(ms(50));
         assert!(!flight.has_room(ms(100), 4));
         assert_eq!(flight.next_change(ms(100)), Some(ms(540)));
-        assert!(flight.has_room(ms(540), 4));
-        for n in 0..3 {
+        for n in 0..2 {
             assert!(flight.has_room(ms(1600), 4), "{n}");
             flight.send(ms(1600));
         }
@@ -180,17 +187,18 @@ mod tests {
     }
 
     #[test]
-    fn who_is_overtaken_hangs_alone_and_holds_up_nobody() {
+    fn who_is_overtaken_twice_holds_up_nobody() {
         let mut flight = sent(4);
         // Close to each other: that says nothing.
         flight.answered(2, ms(50));
-        assert!(!flight.has_room(ms(300), 3));
         flight.answered(4, ms(60));
-        assert_eq!(flight.next_change(ms(60)), Some(ms(100)), "the first has waited for twice the longest answer");
-        assert!(!flight.has_room(ms(99), 2));
-        assert!(flight.has_room(ms(100), 2));
-        assert!(flight.timed_out(1, ms(2000)));
-        assert!(flight.timed_out(3, ms(2020)), "no excuse");
+        assert!(!flight.has_room(ms(300), 2), "once is chance");
+        let number = flight.send(ms(60));
+        flight.answered(number, ms(110));
+        // The first has been overtaken twice, the third once.
+        assert!(!flight.has_room(ms(110), 1));
+        assert!(flight.has_room(ms(115), 2), "the first has waited for twice the longest answer");
+        assert!(!flight.has_room(ms(115), 1));
     }
 
     #[test]
@@ -200,6 +208,6 @@ mod tests {
         flight.send(ms(5000));
         flight.send(ms(5010));
         flight.answered(2, ms(6200));
-        assert!(!flight.timed_out(3, ms(7010)), "0.8 of its 2 seconds");
+        assert!(!flight.timed_out(3, ms(7010), false), "0.8 of its 2 seconds");
     }
 }

@@ -17,6 +17,8 @@ const LEAST: usize = 2;
 const WORTH_IT: f64 = 1.35;
 /// Answers in a round, at least, but for the first: fewer are a matter of chance.
 const ROUND: usize = 8;
+/// From here on CPX is taken to handle many at once: no measuring error leads so far.
+const WIDE: usize = 16;
 /// Rounds at a pace before more is tried again.
 const REST: u32 = 1;
 
@@ -60,11 +62,24 @@ impl Pace {
         self.limit
     }
 
+    /// Whether CPX was seen to handle many at once.
+    pub const fn is_wide(&self) -> bool {
+        self.limit >= WIDE
+    }
+
+    /// A server did not answer in its time. A CPX that handles one at a time has answered nobody
+    /// meanwhile, so what has been measured says nothing, and measuring begins anew.
+    pub fn stumbled(&mut self, now: Duration) {
+        if !self.is_wide() {
+            *self = Self { limit: self.limit.min(FIRST), since: now, ..Self::new(self.most) };
+        }
+    }
+
     /// An answer came, `now` after the poll began. One that did not come in time is none: it says
     /// nothing about how many CPX handles at once.
     pub fn answered(&mut self, now: Duration) {
         self.answers += 1;
-        let first = *self.first_answer.get_or_insert(now);
+        let first = *self.first_answer.get_or_insert(now.saturating_sub(self.since));
         let is_first = self.before.rate == 0.0;
         if self.answers < if is_first { self.limit } else { self.limit.max(ROUND) } {
             return;
@@ -90,7 +105,7 @@ impl Pace {
             self.climb(2, rate);
         } else if gain >= WORTH_IT {
             // Where nearly each of them came as fast as before, there is room for many more.
-            self.climb(if gain >= grown * 0.6 { 8 } else { 2 }, rate);
+            self.climb(if gain >= grown * 0.6 && self.limit >= FIRST { 8 } else { 2 }, rate);
         } else {
             self.limit = self.before.limit.clamp(LEAST.min(self.most), self.most);
             self.rest = REST;
@@ -177,6 +192,22 @@ mod tests {
         let (took, highest) = poll(10_000, 512, 1000, |n| if n < 8 { 50_000 * (n as u64 + 1) } else { 50_000 });
         assert_eq!(highest, 512);
         assert!(took < 4_000_000, "{took}");
+    }
+
+    #[test]
+    fn a_stall_of_a_stock_cpx_is_not_taken_for_a_slow_start() {
+        let mut pace = Pace::new(512);
+        let mut now = Duration::ZERO;
+        for _ in 0..50 {
+            // Nothing for two seconds, then one after the other.
+            now += Duration::from_secs(2);
+            pace.stumbled(now);
+            for _ in 0..20 {
+                now += Duration::from_millis(5);
+                pace.answered(now);
+                assert!(pace.limit() <= FIRST, "{}", pace.limit());
+            }
+        }
     }
 
     #[test]

@@ -86,7 +86,8 @@ pub async fn poll(
         let now = from.elapsed();
         match answer {
             Err(Silence::Time) => {
-                if !flight.timed_out(number, now) && attempt < ATTEMPTS {
+                pace.stumbled(now);
+                if !flight.timed_out(number, now, pace.is_wide()) && attempt < ATTEMPTS {
                     waiting.push_back((ip, attempt + 1));
                     continue;
                 }
