@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
-use http::StatusCode;
+use http::{StatusCode, Version};
 use kit::upstream::{Upstream, UpstreamError};
 use serde_json::Value;
 use thiserror::Error;
@@ -52,6 +52,8 @@ pub struct Listed {
     pub ignored: usize,
     /// Whether there were more than the most.
     pub too_many: bool,
+    /// Whether CPX is the stock one, which handles one request at a time: it speaks HTTP/1.0.
+    pub one_at_a_time: bool,
 }
 
 impl Cpx {
@@ -71,7 +73,8 @@ impl Cpx {
         if answer.status != StatusCode::OK {
             return Err(CpxError::Status(answer.status));
         }
-        parse_list(&answer.body)
+        let one_at_a_time = answer.version <= Version::HTTP_10;
+        Ok(Listed { one_at_a_time, ..parse_list(&answer.body)? })
     }
 
     /// One server's service and load, or why they are not known, in words for people.
@@ -103,5 +106,5 @@ pub fn parse_list(body: &[u8]) -> Result<Listed, CpxError> {
             None => ignored += 1,
         }
     }
-    Ok(Listed { ips: ips.into_iter().collect(), ignored, too_many })
+    Ok(Listed { ips: ips.into_iter().collect(), ignored, too_many, one_at_a_time: false })
 }

@@ -4,8 +4,8 @@
 //!
 //! 1. `GET /api/v1/services` ([`http`]) wants a reading not older than five seconds. [`live`] has one,
 //!    or joins the poll that goes on, or begins one.
-//! 2. A [`poll`] asks CPX ([`cpx`]) for its list and then for each server: as many at once as help
-//!    ([`pace`]), each for two seconds ([`flight`]), all of them for twenty.
+//! 2. A [`poll`] asks CPX ([`cpx`]) for its list and then for each server: 64 at once, two where CPX
+//!    handles one at a time ([`turns`]), each for two seconds, all of them for twenty.
 //! 3. What a server said, or that it said nothing, is a [`server`]; a service is their sum. A server
 //!    that does not answer is Unknown: not healthy, in no average, shown with the reason, and counted
 //!    with the service that it belonged to when it said so last.
@@ -17,21 +17,20 @@
 //! minutes in a row. A change is written together with what is to be told of it, and [`notify`] tells
 //! it, at least once.
 //!
-//! Pure: [`server`], [`pace`], [`flight`], [`alert`], [`history`]. CPX is only in [`cpx`], the table only in
+//! Pure: [`server`], [`turns`], [`alert`], [`history`]. CPX is only in [`cpx`], the table only in
 //! [`store`], HTTP only in [`http`], with what it shows in [`views`].
 
 pub mod alert;
 pub mod config;
 pub mod cpx;
-pub mod flight;
 pub mod history;
 pub mod http;
 pub mod live;
 pub mod notify;
-pub mod pace;
 pub mod poll;
 pub mod server;
 pub mod store;
+pub mod turns;
 pub mod views;
 pub mod worker;
 

@@ -1,8 +1,12 @@
 //! One poll of all servers: concurrent, bounded, and over by its deadline.
 //!
 //! One slow server delays the table by its own timeout and no more, and all of them together by no
-//! more than the deadline. What is not known then is Unknown, with the reason. A server that only
-//! waited behind another one is asked again ([`Flight`]).
+//! more than the deadline. What is not known then is Unknown, with the reason.
+//!
+//! A stock CPX handles one request at a time, and says so by speaking HTTP/1.0. More than two at
+//! once make nothing faster there: one that works, one that waits for its turn. Sixty-four would
+//! overflow its queue of five, and the connections that it drops come back seconds later. All others
+//! are concurrent.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -12,24 +16,26 @@ use std::{
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use kit::clock::Clock;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use crate::{
     cpx::{Cpx, CpxError, Listed},
-    flight::Flight,
-    pace::Pace,
     server::{Load, Reading, Server, ServiceName, Silence},
+    turns::Turns,
 };
 
 /// How long CPX may take for its list.
 const LIST: Duration = Duration::from_secs(5);
-/// How often a server is asked that did not have its turn.
+/// Most requests in flight to a CPX that handles one at a time.
+const ONE_AND_NEXT: usize = 2;
+/// How often a server is asked that did not have its turn there.
 const ATTEMPTS: u32 = 3;
 
 /// The bounds of a poll.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
-    /// Most requests in flight, 1 to 512.
+    /// Most requests in flight, 1 to 512. At most two are for a CPX that handles one at a time, and
+    /// tells by HTTP/1.0, or by this number.
     pub at_once: usize,
     /// After how long a server counts as silent.
     pub per_server: Duration,
@@ -56,50 +62,31 @@ pub async fn poll(
     let began = Instant::now();
     let deadline = began + bounds.in_all;
     let (listed, members) = tokio::join!(cpx.list(LIST.min(bounds.in_all)), members);
-    let Listed { ips, ignored, too_many } = listed?;
+    let Listed { ips, ignored, too_many, one_at_a_time } = listed?;
+    let at_once = if one_at_a_time { bounds.at_once.min(ONE_AND_NEXT) } else { bounds.at_once };
+    let takes_turns = at_once <= ONE_AND_NEXT;
+
     let mut servers = Vec::with_capacity(ips.len());
     let mut waiting: VecDeque<(IpAddr, u32)> = ips.iter().map(|ip| (*ip, 1)).collect();
-    let mut pace = Pace::new(bounds.at_once);
-    let mut flight = Flight::new(bounds.per_server);
+    let mut turns = Turns::default();
     let mut in_flight = FuturesUnordered::new();
-    let from = Instant::now();
     // Whatever is ready is let through even after the deadline, hence the condition.
     while Instant::now() < deadline {
-        while in_flight.len() < bounds.at_once
-            && !waiting.is_empty()
-            && flight.has_room(from.elapsed(), pace.limit())
+        while in_flight.len() < at_once
             && let Some((ip, attempt)) = waiting.pop_front()
         {
-            let number = flight.send(from.elapsed());
+            let number = turns.sent(began.elapsed());
             let answer = ask(cpx, ip, bounds.per_server, deadline);
             in_flight.push(async move { (ip, attempt, number, answer.await) });
         }
-        let may_send = !waiting.is_empty() && in_flight.len() < bounds.at_once;
-        let wake = flight.next_change(from.elapsed()).filter(|_| may_send);
-        let wake = wake.map_or(deadline, |change| (from + change).min(deadline));
-        let ended = tokio::select! {
-            biased;
-            ended = in_flight.next() => ended,
-            () = sleep_until(wake) => continue,
-        };
-        let Some((ip, attempt, number, answer)) = ended else { break };
-        let now = from.elapsed();
-        match answer {
-            Err(Silence::Time) => {
-                pace.stumbled(now);
-                if !flight.timed_out(number, now, pace.is_wide()) && attempt < ATTEMPTS {
-                    waiting.push_back((ip, attempt + 1));
-                    continue;
-                }
-            }
-            Err(Silence::Cut) => {}
-            Ok(_) | Err(Silence::Said(_)) => {
-                flight.answered(number, now);
-                // A silence says nothing about how many CPX handles at once.
-                pace.answered(now);
-            }
+        let Ok(Some((ip, attempt, number, answer))) = timeout_at(deadline, in_flight.next()).await else { break };
+        let turn = turns.ended(number, began.elapsed());
+        let only_waited = takes_turns && answer == Err(Silence::Time) && turn * 2 < bounds.per_server;
+        if only_waited && attempt < ATTEMPTS {
+            waiting.push_back((ip, attempt + 1));
+        } else {
+            servers.push(known(ip, answer, clock, &members));
         }
-        servers.push(known(ip, answer, clock, &members));
     }
     drop(in_flight);
     let complete = servers.len() == ips.len() && !too_many;

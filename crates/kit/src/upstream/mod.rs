@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Version};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -71,6 +71,8 @@ pub struct UpstreamBuilder<'a> {
 pub struct Answer {
     /// The HTTP status.
     pub status: StatusCode,
+    /// Which HTTP the upstream speaks.
+    pub version: Version,
     /// How long the upstream wants to be left alone: `Retry-After` in seconds or as a date, at most
     /// one hour.
     pub retry_after: Option<Duration>,
@@ -209,7 +211,7 @@ fn name(variable: &str) -> String {
 }
 
 async fn read(mut response: reqwest::Response, limit: usize) -> Result<Answer, UpstreamError> {
-    let status = response.status();
+    let (status, version) = (response.status(), response.version());
     let too_large = UpstreamError::BodyTooLarge { status, limit };
     if response.content_length().is_some_and(|length| length > limit as u64) {
         return Err(too_large);
@@ -224,7 +226,7 @@ async fn read(mut response: reqwest::Response, limit: usize) -> Result<Answer, U
         }
         body.extend_from_slice(&chunk);
     }
-    Ok(Answer { status, retry_after, content_type, body: body.freeze() })
+    Ok(Answer { status, version, retry_after, content_type, body: body.freeze() })
 }
 
 /// `Retry-After` (RFC 9110, 10.2.3): seconds, or a date after `now`. Nonsense is as good as none.
@@ -323,6 +325,7 @@ impl fmt::Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Answer")
             .field("status", &self.status.as_u16())
+            .field("version", &self.version)
             .field("retry_after", &self.retry_after)
             .field("content_type", &self.content_type)
             .field("body_bytes", &self.body.len())
@@ -378,6 +381,7 @@ mod tests {
         }
         let answer = Answer {
             status: StatusCode::OK,
+            version: Version::HTTP_11,
             retry_after: None,
             content_type: None,
             body: Bytes::from_static(br#"[{"id": 1}, {"id": "hunter2"}]"#),

@@ -122,6 +122,7 @@ mod tests {
     fn answer(status: u16, retry_after: Option<u64>) -> Result<Answer, UpstreamError> {
         Ok(Answer {
             status: StatusCode::from_u16(status).unwrap(),
+            version: http::Version::HTTP_11,
             retry_after: retry_after.map(Duration::from_secs),
             content_type: None,
             body: Bytes::new(),
