@@ -34,6 +34,12 @@ use kit::{
     http::{Routes, Scope},
     upstream::Upstream,
 };
+use services::{
+    Watch,
+    config::{Config, ConfigError, WEBHOOK_KEY, WEBHOOK_URL},
+    notify::Notifier,
+    worker::Watcher,
+};
 use shout::Shout;
 use tokio::{
     sync::{Notify, watch},
@@ -50,7 +56,7 @@ use crate::{
 /// The tenant of a state folder's owner.
 const TENANT: &str = "default";
 /// Every table there is: that of the keys, and one for each capability that keeps something.
-pub const TABLES: [&TableDef; 2] = [&kit::access::TABLE, &batches::TABLE];
+pub const TABLES: [&TableDef; 3] = [&kit::access::TABLE, &batches::TABLE, &services::TABLE];
 /// How often what has expired is deleted, as DynamoDB does by itself.
 const SWEEP_EVERY: Duration = Duration::from_hours(1);
 
@@ -118,9 +124,11 @@ impl Backend {
             wake: Arc::clone(&self.wake),
             max_age: max_age_from(|name| settings.get(name))?,
         };
+        let watch = Watch::new(&configured_services(settings)?, self.store.clone(), Clock::system());
         Ok(vec![
             ("shout", shout::routes(configured_shout(settings)?)),
             ("batches", batches::routes(batches)),
+            ("services", services::routes(watch)),
             ("openapi", kit::http::openapi()),
             ("keys", kit::access::routes(self.access.clone())),
         ])
@@ -182,6 +190,13 @@ impl Backend {
         let timing = Timing::new(&provider);
         let store = BatchStore::new(self.store.clone());
         Worker::new(store, provider, Clock::system(), timing, Arc::clone(&self.wake))
+    }
+
+    /// Who watches the services of the CPX that `settings` name, if they do.
+    pub async fn watcher(&self, settings: &Settings) -> Result<Option<Watcher>, Failure> {
+        let config = configured_services(settings)?;
+        let notifier = configured_notifier(settings).await?;
+        Ok(Watcher::new(config, self.store.clone(), notifier, Clock::system()))
     }
 
     /// Works for one provider until `stop`, and tells when it has to wait for another worker.
@@ -257,6 +272,43 @@ pub fn configured_provider(settings: &Settings, url: Option<&str>) -> Result<Opt
         }
         error => Failure::usage(error.to_string()),
     })
+}
+
+fn configured_services(settings: &Settings) -> Result<Config, Failure> {
+    Config::from_settings(|name| settings.get(name)).map_err(|error| refused(settings, error))
+}
+
+async fn configured_notifier(settings: &Settings) -> Result<Notifier, Failure> {
+    let is_set = |name: &str| settings.get(name).is_some();
+    let keys = [WEBHOOK_KEY.to_owned(), format!("{WEBHOOK_KEY}_FILE"), format!("{WEBHOOK_KEY}_SECRET")];
+    if is_set(WEBHOOK_URL) && !keys.iter().any(|name| is_set(name)) {
+        let url = settings.origin(WEBHOOK_URL);
+        return Err(Failure::usage(format!("{url} is set, and {WEBHOOK_KEY} is not: alerts would go unsigned")).hint(
+            format!(
+                "make a key with `echo whsec_$(openssl rand -base64 32)`, and give it to the receiver too; \
+                 {WEBHOOK_KEY}_FILE names a file that holds it"
+            ),
+        ));
+    }
+    Notifier::from_settings(|name| settings.get(name)).await.map_err(|error| refused(settings, error))
+}
+
+/// Says which setting of `services` cannot be used, as it was given.
+fn refused(settings: &Settings, error: ConfigError) -> Failure {
+    match error {
+        ConfigError::Url(error) => {
+            let failure = Failure::usage(format!("{} {}", settings.origin(&error.variable), error.problem));
+            if error.variable == services::config::URL {
+                failure.hint("write CPX's base URL, such as http://cpx.example:8080")
+            } else {
+                failure.hint("write the receiver's URL, such as https://hooks.example/alerts")
+            }
+        }
+        ConfigError::Number { name, value, right } => {
+            Failure::usage(format!("{} is {value:?}; it must be {right}", settings.origin(name)))
+        }
+        ConfigError::Secret(error) => Failure::usage(error.to_string()),
+    }
 }
 
 fn configured_shout(settings: &Settings) -> Result<Shout, Failure> {
@@ -359,5 +411,29 @@ mod tests {
         let failure = configured_shout(&Settings::of(&[(shout::http::FALLBACK, "maybe")])).unwrap_err();
         assert!(failure.message.contains("on or off"), "{failure}");
         assert!(configured_provider(&Settings::of(&[]), None).unwrap().is_none());
+        for (name, value, said) in [
+            (services::config::URL, "cpx", "MUSTER_CPX_URL must start with http"),
+            (services::config::CONCURRENCY, "513", "MUSTER_CPX_CONCURRENCY is \"513\"; it must be a whole number"),
+            (services::config::CPU, "ninety", "MUSTER_CPU_THRESHOLD is \"ninety\""),
+        ] {
+            let failure = configured_services(&Settings::of(&[(name, value)])).unwrap_err();
+            assert_eq!(failure.exit, crate::exit::Exit::Usage);
+            assert!(failure.message.starts_with(said), "{failure}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_webhook_without_a_key_is_refused_with_how_to_make_one() {
+        let url = (WEBHOOK_URL, "https://hooks.example/alerts");
+        let failure = configured_notifier(&Settings::of(&[url])).await.unwrap_err();
+        assert_eq!(failure.exit, crate::exit::Exit::Usage);
+        assert!(failure.message.contains(WEBHOOK_URL) && failure.message.contains(WEBHOOK_KEY), "{failure}");
+        assert!(failure.hint.unwrap().contains("openssl rand"));
+        let key = (WEBHOOK_KEY, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
+        let notifier = configured_notifier(&Settings::of(&[url, key])).await.unwrap();
+        assert_eq!(notifier.channels().len(), 1);
+        let failure = configured_notifier(&Settings::of(&[(WEBHOOK_URL, "hooks.example"), key])).await.unwrap_err();
+        assert!(failure.message.starts_with("MUSTER_ALERTS_WEBHOOK_URL must start with http"), "{failure}");
+        assert!(configured_notifier(&Settings::of(&[])).await.unwrap().channels().is_empty());
     }
 }

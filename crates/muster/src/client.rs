@@ -30,6 +30,8 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Client {
     transport: Transport,
     authorization: Option<HeaderValue>,
+    /// Whether somebody else says what is going on.
+    quiet: bool,
 }
 
 #[derive(Clone)]
@@ -97,12 +99,18 @@ impl Client {
         }
         let client = builder.build().map_err(|error| Failure::new(format!("cannot make an HTTP client: {error}")))?;
         let base = base.as_str().trim_end_matches('/').to_owned();
-        Ok(Self { transport: Transport::Http { base, client }, authorization: authorization(key)? })
+        Ok(Self { transport: Transport::Http { base, client }, authorization: authorization(key)?, quiet: false })
     }
 
     /// A client of a router in this process.
     pub fn in_process(router: Router, key: Option<&str>) -> Result<Self, Failure> {
-        Ok(Self { transport: Transport::InProcess(router), authorization: authorization(key)? })
+        Ok(Self { transport: Transport::InProcess(router), authorization: authorization(key)?, quiet: false })
+    }
+
+    /// The same client, which shows nothing however long an answer takes.
+    #[must_use]
+    pub fn quiet(self) -> Self {
+        Self { quiet: true, ..self }
     }
 
     /// The server's base URL, if there is a server.
@@ -155,7 +163,7 @@ impl Client {
         headers.extend(self.authorization.clone().map(|value| (header::AUTHORIZATION, value)));
         let (status, headers, body) = match &self.transport {
             // Who asked to be answered late knows what is going on.
-            Transport::Http { base, client } if headers.contains_key("prefer") => {
+            Transport::Http { base, client } if self.quiet || headers.contains_key("prefer") => {
                 over_http(client, base, method, path, headers, body).await?
             }
             Transport::Http { base, client } => {

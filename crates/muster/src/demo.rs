@@ -4,18 +4,20 @@ use std::time::Duration;
 
 use batches::http::{BatchView, CodeView, PartitionView};
 use kit::dynamo::embedded::Embedded;
+use services::http::{Services, ShortServices};
 use shout::http::{ShoutAnswer, ShoutRequest, Via};
-use simulators::{lorawan, shoutcloud};
+use simulators::{cpx, lorawan, shoutcloud};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     backend::Backend,
-    cli::Demo,
+    cli::{Demo, Format},
     client::Client,
     exit::{Exit, Failure},
-    output::{Output, count, short_code},
+    output::{self, Output, count, short_code},
     progress::{path, until_final},
     serve::Server,
+    services::table::{self, Listing},
     settings::Settings,
     signals,
 };
@@ -25,6 +27,13 @@ const CONFLICTS: f64 = 0.01;
 /// Rows of a long table that are shown at its beginning and at its end.
 const ROWS: usize = 5;
 const TEXT: &str = "hello, fleet";
+/// Servers of the simulated CPX.
+const SERVERS: u32 = 20;
+/// Of its services each has two servers or more, and none is near a threshold.
+const SEED: u64 = 6914;
+/// So many servers of a service are sick, and in which way: they leave one that is healthy.
+const SICK: [(&str, usize, cpx::Fate); 2] =
+    [("AuthService", 3, cpx::Fate::Sick), ("TicketService", 2, cpx::Fate::Memory)];
 
 /// Runs the command.
 pub async fn run(options: &Demo, output: &Output) -> Result<Exit, Failure> {
@@ -40,11 +49,16 @@ pub async fn run(options: &Demo, output: &Output) -> Result<Exit, Failure> {
     let shoutcloud =
         shoutcloud::start(shoutcloud::Config { latency: Duration::from_millis(50), ..shoutcloud::Config::default() });
     let shoutcloud = shoutcloud.await.map_err(failed)?;
+    let cpx = cpx::start(fleet()).await.map_err(failed)?;
 
     // Removed at the end, with everything in it.
     let dir = tempfile::Builder::new().prefix("muster-demo-").tempdir();
     let dir = dir.map_err(|error| Failure::new(format!("cannot make a folder for the demonstration: {error}")))?;
-    let settings = Settings::of(&[(batches::config::URL, provider.url()), (shout::http::URL, shoutcloud.url())]);
+    let settings = Settings::of(&[
+        (batches::config::URL, provider.url()),
+        (shout::http::URL, shoutcloud.url()),
+        (services::config::URL, cpx.url()),
+    ]);
     let backend = Backend::embedded(Embedded::open(dir.path())?, dir.path()).await?;
     let key = backend.own_key().await?;
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
@@ -58,7 +72,11 @@ pub async fn run(options: &Demo, output: &Output) -> Result<Exit, Failure> {
             "1. A server is up at {url}, with a simulated LoRaWAN provider that takes {:?} for an answer",
             options.latency
         ),
-        format!("   and holds {:.0} % of all DevEUIs already, and a simulated SHOUTCLOUD.", CONFLICTS * 100.0),
+        format!(
+            "   and holds {:.0} % of all DevEUIs already, a simulated SHOUTCLOUD, and a simulated CPX",
+            CONFLICTS * 100.0
+        ),
+        format!("   with {SERVERS} servers."),
     ])?;
 
     let client = Client::http(&url.parse().map_err(|_| Failure::new(format!("{url} is no URL")))?, Some(&key), None)?;
@@ -72,6 +90,8 @@ pub async fn run(options: &Demo, output: &Output) -> Result<Exit, Failure> {
             "Try it yourself, from another terminal:".to_owned(),
             format!("   export MUSTER_SERVER={url} MUSTER_KEY={key}"),
             "   muster batch create --size 20 --label 'line 3'".to_owned(),
+            "   muster services".to_owned(),
+            format!("   muster services track {}", SICK[0].0),
             format!("   curl -H \"Authorization: Bearer $MUSTER_KEY\" $MUSTER_SERVER{}", path(*id)),
             "   curl -H \"Authorization: Bearer $MUSTER_KEY\" $MUSTER_SERVER/api/v1/batches -d '{\"batch_size\":20}' -H 'Content-Type: application/json'".to_owned(),
             "   curl -H \"Authorization: Bearer $MUSTER_KEY\" $MUSTER_SERVER/api/v1/shout -d '{\"data\":\"hello\"}' -H 'Content-Type: application/json'".to_owned(),
@@ -84,6 +104,18 @@ pub async fn run(options: &Demo, output: &Output) -> Result<Exit, Failure> {
     serving.await.map_err(|error| Failure::new(format!("the server did not end well: {error}")))??;
     let was_interrupted = told?.is_none();
     Ok(if was_interrupted { Exit::Interrupted } else { Exit::Fine })
+}
+
+/// A CPX of which two services are short of healthy servers, for as long as it runs.
+fn fleet() -> cpx::Config {
+    let entry = |(service, count, state): (&str, usize, cpx::Fate)| cpx::Entry {
+        at: Duration::ZERO,
+        lasts: None,
+        who: cpx::Who::Some { service: Some(service.to_owned()), count: Some(count) },
+        state,
+    };
+    let script = cpx::Script(SICK.map(entry).to_vec());
+    cpx::Config { servers: SERVERS, seed: SEED, script: Some(script), ..cpx::Config::default() }
 }
 
 struct Story<'a> {
@@ -134,7 +166,26 @@ impl Story<'_> {
             format!("5. A shout: POST /api/v1/shout {{\"data\":{TEXT:?}}}"),
             format!("   {} (via {})", shouted.data, if shouted.via == Via::Local { "local" } else { "shoutcloud" }),
         ])?;
+        self.show_services().await?;
         Ok((!self.stop.is_cancelled()).then_some(id))
+    }
+
+    async fn show_services(&self) -> Result<(), Failure> {
+        let path = "/api/v1/services";
+        self.output
+            .lines([String::new(), format!("6. What runs on the servers, and how loaded they are: GET {path}")])?;
+        let all: Services = self.client.get(path).await?;
+        self.indented(&table::services(&all.items, Format::Table))?;
+        let path = "/api/v1/unhealthy-services";
+        let short: ShortServices = self.client.get(path).await?;
+        let few = short.min_healthy;
+        self.output.lines([format!("   Which have fewer than {few} healthy servers: GET {path}")])?;
+        self.indented(&table::short_services(&short.items, Format::Table))
+    }
+
+    fn indented(&self, listing: &Listing) -> Result<(), Failure> {
+        let table = output::table(&listing.header, &listing.rows, self.output.is_colored());
+        self.output.lines(table.lines().map(|line| format!("   {line}")))
     }
 
     /// The table, without the middle of a long one; answers the first DevEUI.

@@ -71,10 +71,19 @@ pub fn document() -> OpenApi {
         .build();
     components.add_security_scheme("key", SecurityScheme::Http(bearer));
     let mut document = OpenApiBuilder::new().info(info).paths(Paths::new()).components(Some(components)).build();
-    document.merge(<batches::http::Docs as utoipa::OpenApi>::openapi());
-    document.merge(<shout::http::Docs as utoipa::OpenApi>::openapi());
-    document.merge(<kit::access::Docs as utoipa::OpenApi>::openapi());
+    for capability in documents() {
+        document.merge(capability);
+    }
     document
+}
+
+fn documents() -> [OpenApi; 4] {
+    [
+        <batches::http::Docs as utoipa::OpenApi>::openapi(),
+        <services::http::Docs as utoipa::OpenApi>::openapi(),
+        <shout::http::Docs as utoipa::OpenApi>::openapi(),
+        <kit::access::Docs as utoipa::OpenApi>::openapi(),
+    ]
 }
 
 /// The routes of one capability.
@@ -109,7 +118,7 @@ fn definitions() -> Vec<serde_json::Value> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use serde_json::Value;
 
@@ -153,6 +162,19 @@ mod tests {
             }
         }
         assert_eq!(document["components"]["securitySchemes"]["key"]["scheme"], "bearer");
+    }
+
+    /// Of two schemas with one name the document would hold the first, without a word.
+    #[test]
+    fn a_schemas_name_means_the_same_to_every_capability() {
+        let mut seen = BTreeMap::new();
+        for capability in documents() {
+            for (name, schema) in capability.components.unwrap().schemas {
+                let schema = serde_json::to_value(schema).unwrap();
+                let first = seen.entry(name.clone()).or_insert_with(|| schema.clone());
+                assert_eq!(*first, schema, "{name}: give one of them another name, #[schema(as = …)]");
+            }
+        }
     }
 
     /// After a wanted change: `muster openapi > crates/kit/openapi.json`.

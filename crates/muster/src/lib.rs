@@ -6,9 +6,9 @@
 //! - [`client`]: the one client of the HTTP API, over a socket or straight into routers of this
 //!   process; [`backend`]: those routers and what is behind them; [`connect`]: which of
 //!   the two a command talks to;
-//! - [`batch`], [`shout`], [`login`], [`keys`], [`secrets`]: the commands; [`progress`] waits for a batch and
-//!   shows it, [`output`] prints tables, JSON and CSV, [`input`] reads what nobody may see,
-//!   [`signals`] is what Ctrl-C does;
+//! - [`batch`], [`services`], [`shout`], [`login`], [`keys`], [`secrets`]: the commands; [`progress`] waits for
+//!   a batch and shows it, [`output`] prints tables, JSON and CSV, [`terminal`] is drawn on and given back,
+//!   [`input`] reads what nobody may see, [`signals`] is what Ctrl-C does;
 //! - [`serve`]: everything in one process, behind [`listen`]; [`demo`]: the same with simulators, told step by step;
 //! - [`docs`]: shell completions, man pages, the OpenAPI document, the routing table, the tables.
 //!
@@ -35,9 +35,11 @@ pub mod output;
 pub mod progress;
 pub mod secrets;
 pub mod serve;
+pub mod services;
 pub mod settings;
 pub mod shout;
 pub mod signals;
+pub mod terminal;
 
 use cli::{Cli, Command};
 use exit::{Exit, Failure};
@@ -85,6 +87,9 @@ fn dispatch(cli: &Cli, output: &Output) -> Result<Exit, Failure> {
     }
     let settings = Settings::load(&cli.global, &cli.command)?;
     let level = settings.get(settings::LOG).filter(|_| cli.global.verbose == 0);
+    // Lines of a log would land in the middle of what is drawn.
+    let level =
+        if services::draws(&cli.command, output) && output.is_watched() { Some("off".to_owned()) } else { level };
     kit::telemetry::init_for_people(level.as_deref().unwrap_or(cli.log_level()));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -93,6 +98,8 @@ fn dispatch(cli: &Cli, output: &Output) -> Result<Exit, Failure> {
     let result = runtime.block_on(async {
         match &cli.command {
             Command::Batch(command) => batch::run(command, &settings, output).await,
+            Command::Servers(command) => services::servers(command, &settings, output).await,
+            Command::Services(command) => services::run(command, &settings, output).await,
             Command::Shout { text } => shout::run(text, &settings, output).await,
             Command::Login(command) => login::login(command, &settings, output).await,
             Command::Logout => login::logout(&settings, output),

@@ -12,7 +12,7 @@ use std::{
 
 use anstream::{AutoStream, ColorChoice};
 use batches::http::{BatchSummary, BatchView};
-use comfy_table::{Attribute, Cell, Table, presets};
+use comfy_table::{Attribute, Color as Paint, Table, presets};
 use indicatif::ProgressBar;
 use kit::problem::Problem;
 use owo_colors::OwoColorize as _;
@@ -25,6 +25,47 @@ use crate::{
 
 /// After how long without a sign people wonder.
 const WONDER: Duration = Duration::from_millis(80);
+
+/// How a cell of a table is meant. Its text says it too: not everybody sees colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Tone {
+    /// Neither good nor bad.
+    #[default]
+    Plain,
+    /// All is well: green.
+    Good,
+    /// Something is wrong: red.
+    Bad,
+    /// Nobody knows: yellow.
+    Unsure,
+}
+
+/// A cell of a table.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Cell {
+    /// What it says.
+    pub text: String,
+    /// How that is meant.
+    pub tone: Tone,
+}
+
+impl Cell {
+    /// A cell whose text may have come from anywhere.
+    pub fn new(text: impl AsRef<str>, tone: Tone) -> Self {
+        Self { text: printable(text.as_ref()), tone }
+    }
+
+    /// One that is neither good nor bad.
+    pub fn plain(text: impl AsRef<str>) -> Self {
+        Self::new(text, Tone::Plain)
+    }
+}
+
+impl From<String> for Cell {
+    fn from(text: String) -> Self {
+        Self { text, tone: Tone::Plain }
+    }
+}
 
 /// Where and how results and messages are written.
 #[derive(Debug, Clone)]
@@ -53,6 +94,11 @@ impl Output {
     /// Whether somebody watches the messages.
     pub fn is_watched(&self) -> bool {
         io::stderr().is_terminal()
+    }
+
+    /// Whether results are in colours.
+    pub fn is_colored(&self) -> bool {
+        self.colored
     }
 
     /// Says something to whoever runs the command.
@@ -96,15 +142,32 @@ impl Output {
         })
     }
 
+    /// Writes `value` as one line of JSON.
+    pub fn json_line(&self, value: &impl Serialize) -> Result<(), Failure> {
+        write(|out| {
+            serde_json::to_writer(&mut *out, value).map_err(io::Error::from)?;
+            writeln!(out)
+        })
+    }
+
     /// Writes rows below a header, as a table or as CSV.
-    pub fn rows(&self, header: &[&str], rows: &[Vec<String>]) -> Result<(), Failure> {
+    pub fn rows<C: Clone + Into<Cell>>(&self, header: &[&str], rows: &[Vec<C>]) -> Result<(), Failure> {
+        let cells = |row: &Vec<C>| row.iter().cloned().map(Into::into).collect::<Vec<Cell>>();
         write(|out| match self.format {
             Format::Csv => {
-                let header: Vec<String> = header.iter().map(|name| name.to_lowercase().replace(' ', "_")).collect();
-                std::iter::once(&header).chain(rows).try_for_each(|row| writeln!(out, "{}", csv_line(row)))
+                writeln!(out, "{}", csv_line(&header.iter().map(|name| csv_name(name)).collect::<Vec<_>>()))?;
+                rows.iter().try_for_each(|row| writeln!(out, "{}", csv_line(&texts(&cells(row)))))
             }
-            _ => writeln!(out, "{}", table(header, rows, self.colored)),
+            _ => writeln!(out, "{}", table(header, &rows.iter().map(cells).collect::<Vec<_>>(), self.colored)),
         })
+    }
+
+    /// Writes more rows of a CSV whose header has been written, or bare values with tabs in between.
+    pub fn more_rows(&self, rows: &[Vec<Cell>]) -> Result<(), Failure> {
+        self.lines(rows.iter().map(|row| match self.format {
+            Format::Csv => csv_line(&texts(row)),
+            _ => texts(row).join("\t"),
+        }))
     }
 
     /// Writes the DevEUIs of a batch, whose lists are filled however long it is.
@@ -156,7 +219,8 @@ fn failure_json(failure: &Failure) -> String {
     serde_json::to_string_pretty(&told).unwrap_or_else(|_| failure.to_string())
 }
 
-fn table(header: &[&str], rows: &[Vec<String>], colored: bool) -> String {
+/// A table for people, without a newline at its end.
+pub fn table(header: &[&str], rows: &[Vec<Cell>], colored: bool) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     if colored {
@@ -164,8 +228,8 @@ fn table(header: &[&str], rows: &[Vec<String>], colored: bool) -> String {
     } else {
         table.force_no_tty()
     };
-    table.set_header(header.iter().map(|name| Cell::new(name).add_attribute(Attribute::Bold)));
-    table.add_rows(rows.iter().map(|row| row.iter().map(|text| printable(text)).collect::<Vec<_>>()));
+    table.set_header(header.iter().map(|name| comfy_table::Cell::new(name).add_attribute(Attribute::Bold)));
+    table.add_rows(rows.iter().map(|row| row.iter().map(painted).collect::<Vec<_>>()));
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
@@ -173,9 +237,31 @@ fn table(header: &[&str], rows: &[Vec<String>], colored: bool) -> String {
     lines.join("\n")
 }
 
-/// Without what would steer a terminal: a label may have come from anywhere.
-fn printable(text: &str) -> String {
-    text.chars().map(|it| if it.is_control() { '\u{fffd}' } else { it }).collect()
+fn painted(cell: &Cell) -> comfy_table::Cell {
+    let painted = comfy_table::Cell::new(printable(&cell.text));
+    match cell.tone {
+        Tone::Plain => painted,
+        Tone::Good => painted.fg(Paint::DarkGreen),
+        Tone::Bad => painted.fg(Paint::DarkRed),
+        Tone::Unsure => painted.fg(Paint::DarkYellow),
+    }
+}
+
+fn texts(row: &[Cell]) -> Vec<String> {
+    row.iter().map(|cell| cell.text.clone()).collect()
+}
+
+fn csv_name(name: &str) -> String {
+    name.to_lowercase().replace(' ', "_")
+}
+
+/// Without what would steer a terminal, or turn the direction of a line: a label may have come from
+/// anywhere.
+pub fn printable(text: &str) -> String {
+    let steers = |it: char| {
+        it.is_control() || matches!(it, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().map(|it| if steers(it) { '\u{fffd}' } else { it }).collect()
 }
 
 fn csv_line(fields: &[String]) -> String {
@@ -333,13 +419,24 @@ mod tests {
     #[test]
     fn a_list_is_aligned_and_holds_no_escapes_of_strangers() {
         let evil = BatchSummary { label: Some("\u{1b}[31mred".to_owned()), ..batch().summary };
-        let rows = [batch_row(&batch().summary), batch_row(&evil)];
+        let rows = [batch_row(&batch().summary), batch_row(&evil)].map(|row| row.into_iter().map(Cell::from).collect());
         insta::assert_snapshot!(table(&BATCH_HEADER, &rows, false), @r"
         ID                                    Status     Registered  Size  Conflicts  Created               Label
         0198c6d2-6f7e-7a7e-8000-000000000000  Completed  2           2     1          2026-01-02T03:04:05Z  line 3, left
         0198c6d2-6f7e-7a7e-8000-000000000000  Completed  2           2     1          2026-01-02T03:04:05Z  �[31mred
         ");
         assert!(table(&BATCH_HEADER, &rows, true).contains("\u{1b}[1m"));
+    }
+
+    #[test]
+    fn a_tone_is_a_colour_and_no_more() {
+        let tones = [Tone::Plain, Tone::Good, Tone::Bad, Tone::Unsure];
+        let row = tones.map(|tone| Cell::new("word", tone)).to_vec();
+        insta::assert_snapshot!(table(&["A", "B", "C", "D"], std::slice::from_ref(&row), false), @r"
+        A     B     C     D
+        word  word  word  word
+        ");
+        insta::assert_snapshot!(table(&["A", "B", "C", "D"], &[row], true).lines().last().unwrap().escape_debug(), @r"word  \u{1b}[38;5;2mword  \u{1b}[39m\u{1b}[38;5;1mword  \u{1b}[39m\u{1b}[38;5;3mword  \u{1b}[39m");
     }
 
     #[test]

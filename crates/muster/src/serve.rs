@@ -22,7 +22,7 @@ use crate::{
 
 /// How long requests may take to end once the server stops; the longest ones only wait for news.
 const REQUESTS_END: Duration = Duration::from_secs(5);
-/// How long the worker may take to finish what is in flight.
+/// How long a worker may take to finish what is in flight.
 const WORKER_ENDS: Duration = Duration::from_millis(9500);
 
 /// Runs the command.
@@ -70,6 +70,7 @@ pub struct Server {
     stop: CancellationToken,
     requests: JoinHandle<()>,
     worker: Option<JoinHandle<()>>,
+    watcher: Option<JoinHandle<()>>,
 }
 
 impl Server {
@@ -81,6 +82,7 @@ impl Server {
         stop: CancellationToken,
     ) -> Result<Self, Failure> {
         let provider = configured_provider(settings, None)?;
+        let watcher = backend.watcher(settings).await?;
         let app = backend.app(settings, provider.as_ref())?;
         if settings.store()? == StoreKind::Embedded {
             backend.own_key().await?;
@@ -100,9 +102,16 @@ impl Server {
             let (worker, stop) = (backend.worker(provider), stop.clone());
             tokio::spawn(async move { worker.work_forever(&stop).await })
         });
+        if watcher.is_none() {
+            tracing::warn!("{} is not set: servers and services answer 503", services::config::URL);
+        }
+        let watcher = watcher.map(|watcher| {
+            let stop = stop.clone();
+            tokio::spawn(async move { watcher.work_forever(&stop).await })
+        });
         backend.announce(&url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:"))?;
         tracing::info!(url, "listening");
-        Ok(Self { url, backend, stop, requests, worker })
+        Ok(Self { url, backend, stop, requests, worker, watcher })
     }
 
     /// Serves until it is told to stop, then ends in good order, or in ten seconds.
@@ -120,7 +129,7 @@ impl Server {
             }
         }
         tracing::info!("stopping: nothing new is accepted or sent, what is in flight is finished");
-        let Self { backend, mut requests, worker, .. } = self;
+        let Self { backend, mut requests, worker, watcher, .. } = self;
         let requests_end = async {
             if tokio::time::timeout(REQUESTS_END, &mut requests).await.is_err() {
                 tracing::warn!("some requests were cut off");
@@ -133,7 +142,13 @@ impl Server {
                 tracing::warn!("the worker was cut off; the next one asks again about what was in flight");
             }
         };
-        tokio::join!(requests_end, worker_ends);
+        let watcher_ends = async {
+            let Some(watcher) = watcher else { return };
+            if tokio::time::timeout(WORKER_ENDS, watcher).await.is_err() {
+                tracing::warn!("the watcher was cut off; what it had to tell is told by the next one");
+            }
+        };
+        tokio::join!(requests_end, worker_ends, watcher_ends);
         backend.withdraw()
     }
 }

@@ -17,7 +17,7 @@ use etcetera::{BaseStrategy as _, choose_base_strategy};
 use toml_edit::{DocumentMut, Value};
 
 use crate::{
-    cli::{Batch, Command, Global, Keys, Login, Secrets, Serve, StoreKind, parse_profile},
+    cli::{Batch, Command, Global, Keys, Login, Secrets, Serve, ServicesCommand, StoreKind, parse_profile},
     exit::{Exit, Failure},
 };
 
@@ -40,8 +40,8 @@ pub const ENVIRONMENT: &str = "MUSTER_ENVIRONMENT";
 /// What is logged, in the syntax of `tracing`: `info,batches=debug`.
 pub const LOG: &str = "MUSTER_LOG";
 
-/// Every setting there is, those of capabilities that are yet to come included.
-const NAMES: [&str; 22] = [
+/// Every setting but those of `services`, those of capabilities that are yet to come included.
+const MOST_NAMES: [&str; 21] = [
     SERVER,
     KEY,
     CA_FILE,
@@ -57,7 +57,6 @@ const NAMES: [&str; 22] = [
     batches::config::MAX_AGE,
     shout::http::URL,
     shout::http::FALLBACK,
-    "MUSTER_CPX_URL",
     "MUSTER_DEPLOYMENTS_URL",
     "MUSTER_PACKET_URL",
     "MUSTER_PACKET_PROJECT",
@@ -65,6 +64,11 @@ const NAMES: [&str; 22] = [
     "MUSTER_PACKET_TOKEN_FILE",
     LOG,
 ];
+
+/// Every setting there is.
+fn names() -> impl Iterator<Item = &'static str> {
+    MOST_NAMES.into_iter().chain(services::config::NAMES)
+}
 
 type Values = BTreeMap<String, String>;
 
@@ -95,7 +99,7 @@ struct Flag {
 impl Settings {
     /// The settings of this process for this command line.
     pub fn load(global: &Global, command: &Command) -> Result<Self, Failure> {
-        let environment = NAMES.iter().filter_map(|&name| Some((name.to_owned(), std::env::var(name).ok()?))).collect();
+        let environment = names().filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?))).collect();
         let profile = match &global.profile {
             Some(profile) => Some(profile.clone()),
             None => std::env::var(PROFILE).ok().filter(|name| !name.is_empty()),
@@ -132,7 +136,7 @@ impl Settings {
 
     /// The value of a setting, if it has one.
     pub fn get(&self, name: &str) -> Option<String> {
-        debug_assert!(NAMES.contains(&name), "{name} is no setting");
+        debug_assert!(names().any(|known| known == name), "{name} is no setting");
         self.find(name).map(|(_, value)| value.to_owned())
     }
 
@@ -247,6 +251,17 @@ fn flags(global: &Global, command: &Command) -> Vec<Flag> {
         Command::Login(Login { ca_file, .. }) => {
             add(CA_FILE, "--ca-file", ca_file.as_ref().map(|file| file.to_string_lossy().into_owned()));
         }
+        Command::Servers(servers) => add(services::config::URL, "--cp-url", servers.reading.cp_url.clone()),
+        Command::Services(services) => {
+            let reading = match &services.command {
+                None => Some(&services.status.reading),
+                Some(ServicesCommand::Status(status)) => Some(&status.reading),
+                Some(ServicesCommand::Unhealthy { reading, .. }) => Some(reading),
+                Some(ServicesCommand::Track(track)) => Some(&track.reading),
+                Some(_) => None,
+            };
+            add(services::config::URL, "--cp-url", reading.and_then(|reading| reading.cp_url.clone()));
+        }
         Command::Batch(Batch::Create(create)) => add(batches::config::URL, "--provider", create.provider.clone()),
         Command::Serve(Serve { store, .. }) | Command::Keys(Keys { store, .. }) => {
             let name = store.and_then(|store| store.to_possible_value()).map(|value| value.get_name().to_owned());
@@ -267,8 +282,8 @@ fn read_file(text: &str, path: &Path) -> Result<Values, Failure> {
     let document: DocumentMut = text.parse().map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
     let mut values = Values::new();
     for (key, value) in document.iter() {
-        let Some(name) = NAMES.iter().find(|name| file_key(name) == key) else {
-            let known = NAMES.map(file_key).join(", ");
+        let Some(name) = names().find(|name| file_key(name) == key) else {
+            let known = names().map(file_key).collect::<Vec<_>>().join(", ");
             return Err(
                 Failure::usage(format!("{}: {key:?} is no setting", path.display())).hint(format!("there are {known}"))
             );
@@ -279,7 +294,7 @@ fn read_file(text: &str, path: &Path) -> Result<Values, Failure> {
             Some(Value::Float(number)) => number.value().to_string(),
             _ => return Err(Failure::usage(format!("{}: {key} must be a string or a number", path.display()))),
         };
-        values.insert((*name).to_owned(), value);
+        values.insert(name.to_owned(), value);
     }
     Ok(values)
 }

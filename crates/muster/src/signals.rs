@@ -1,44 +1,79 @@
 //! What Ctrl-C and SIGTERM do to a command that waits or serves: the first asks it to end in good
 //! order, the second ends it at once. Nothing is lost either way; the first loses no time later.
 
-use std::process;
+use std::{process, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::exit::{Exit, Failure};
+use crate::{
+    exit::{Exit, Failure},
+    terminal,
+};
+
+/// How long giving the terminal back may take where the process has to end at once.
+const LEAVE: Duration = Duration::from_millis(300);
 
 /// Listens from now on. The token is cancelled by the first signal.
 pub fn listen() -> Result<CancellationToken, Failure> {
+    Ok(listen_to(Signals::new()?))
+}
+
+/// The same for what draws on the terminal, which ends with it: SIGHUP counts too.
+pub fn listen_with_hangup() -> Result<CancellationToken, Failure> {
+    Ok(listen_to(Signals::with_hangup()?))
+}
+
+fn listen_to(mut signals: Signals) -> CancellationToken {
     let stop = CancellationToken::new();
     let first = stop.clone();
-    let mut signals = Signals::new()?;
     tokio::spawn(async move {
         signals.next().await;
         first.cancel();
         signals.next().await;
+        // Whoever reads the terminal may have stopped reading.
+        let left = tokio::task::spawn_blocking(terminal::leave);
+        _ = tokio::time::timeout(LEAVE, left).await;
         process::exit(Exit::Interrupted as i32);
     });
-    Ok(stop)
+    stop
 }
 
 #[cfg(unix)]
 struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
+    hangup: Option<tokio::signal::unix::Signal>,
 }
 
 #[cfg(unix)]
 impl Signals {
     fn new() -> Result<Self, Failure> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let listen = |kind| signal(kind).map_err(|error| Failure::new(format!("cannot listen for signals: {error}")));
-        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+        use tokio::signal::unix::SignalKind;
+        let (interrupt, terminate) = (Self::of(SignalKind::interrupt())?, Self::of(SignalKind::terminate())?);
+        // A process that `nohup` started must go on: SIGHUP stays as it is.
+        Ok(Self { interrupt, terminate, hangup: None })
+    }
+
+    fn with_hangup() -> Result<Self, Failure> {
+        let hangup = Some(Self::of(tokio::signal::unix::SignalKind::hangup())?);
+        Ok(Self { hangup, ..Self::new()? })
+    }
+
+    fn of(kind: tokio::signal::unix::SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {
+        tokio::signal::unix::signal(kind).map_err(|error| Failure::new(format!("cannot listen for signals: {error}")))
     }
 
     async fn next(&mut self) {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            _ = hangup => {}
         }
     }
 }
@@ -51,6 +86,10 @@ impl Signals {
     #[allow(clippy::unnecessary_wraps)] // as on Unix
     fn new() -> Result<Self, Failure> {
         Ok(Self)
+    }
+
+    fn with_hangup() -> Result<Self, Failure> {
+        Self::new()
     }
 
     async fn next(&mut self) {
