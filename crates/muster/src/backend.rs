@@ -290,7 +290,9 @@ async fn configured_notifier(settings: &Settings) -> Result<Notifier, Failure> {
             ),
         ));
     }
-    Notifier::from_settings(|name| settings.get(name)).await.map_err(|error| refused(settings, error))
+    let notifier = Notifier::from_settings(|name| settings.get(name)).await.map_err(|error| refused(settings, error))?;
+    notifier.check_key().await.map_err(Failure::usage)?;
+    Ok(notifier)
 }
 
 /// Says which setting of `services` cannot be used, as it was given.
@@ -432,6 +434,8 @@ mod tests {
         let key = (WEBHOOK_KEY, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
         let notifier = configured_notifier(&Settings::of(&[url, key])).await.unwrap();
         assert_eq!(notifier.channels().len(), 1);
+        let failure = configured_notifier(&Settings::of(&[url, (WEBHOOK_KEY, "secret")])).await.unwrap_err();
+        assert!(failure.message.contains("must be whsec_"), "{failure}");
         let failure = configured_notifier(&Settings::of(&[(WEBHOOK_URL, "hooks.example"), key])).await.unwrap_err();
         assert!(failure.message.starts_with("MUSTER_ALERTS_WEBHOOK_URL must start with http"), "{failure}");
         assert!(configured_notifier(&Settings::of(&[])).await.unwrap().channels().is_empty());

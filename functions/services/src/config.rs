@@ -147,3 +147,55 @@ pub fn webhook(setting: impl Fn(&str) -> Option<String>) -> Result<Option<(Upstr
 pub fn variable(name: &str) -> Option<String> {
     env::var(name).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn with(name: &'static str, value: &'static str) -> Result<Config, ConfigError> {
+        Config::from_settings(move |it| (it == name).then(|| value.to_owned()))
+    }
+
+    #[test]
+    fn what_is_not_set_is_as_documented() {
+        for config in [with("OTHER", "1"), with(URL, ""), with(CONCURRENCY, ""), with(CPU, "")] {
+            let config = config.unwrap();
+            assert!(config.cpx.is_none());
+            assert_eq!(config.bounds, Bounds::default());
+            assert_eq!((config.thresholds, config.min_healthy), (Thresholds { cpu_pct: 90.0, memory_pct: 90.0 }, 2));
+        }
+        let bounds = Bounds { at_once: 64, per_server: Duration::from_secs(2), in_all: Duration::from_secs(20) };
+        assert_eq!(Bounds::default(), bounds);
+    }
+
+    #[test]
+    fn a_setting_counts_within_its_range_and_no_other_does() {
+        type Read = fn(&Config) -> f64;
+        let settings: [(&'static str, Read, [&'static str; 2], [&'static str; 2]); 6] = [
+            (CONCURRENCY, |it| f64::from(u32::try_from(it.bounds.at_once).unwrap()), ["1", "512"], ["0", "513"]),
+            (TIMEOUT, |it| it.bounds.per_server.as_secs_f64(), ["0.05", "20"], ["0.04", "20.1"]),
+            (DEADLINE, |it| it.bounds.in_all.as_secs_f64(), ["0.05", "20"], ["0.04", "20.1"]),
+            (CPU, |it| it.thresholds.cpu_pct, ["0", "100"], ["-0.1", "100.1"]),
+            (MEMORY, |it| it.thresholds.memory_pct, ["0", " 100 "], ["-0.1", "100.1"]),
+            (MIN_HEALTHY, |it| f64::from(it.min_healthy), ["0", "10000"], ["-1", "10001"]),
+        ];
+        for (name, read, good, bad) in settings {
+            for text in good {
+                let expected: f64 = text.trim().parse().unwrap();
+                assert!((read(&with(name, text).unwrap()) - expected).abs() < 1e-9, "{name} {text}");
+            }
+            for text in bad.into_iter().chain(["many", "NaN", "1e999"]) {
+                let error = with(name, text).unwrap_err().to_string();
+                assert!(error.contains(name) && error.contains(text) && error.contains("it must be"), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_webhook_that_is_set_to_nothing_is_none() {
+        assert!(webhook(|_| None).unwrap().is_none());
+        assert!(webhook(|_| Some(String::new())).unwrap().is_none());
+        assert!(webhook(|name| (name == WEBHOOK_URL).then(|| "ftp://x".to_owned())).is_err());
+    }
+}

@@ -94,19 +94,24 @@ impl Inner {
 
     fn start(self: Arc<Self>) -> Polling {
         let inner = Arc::clone(&self);
-        // A task of its own: it goes on when its beginner leaves.
-        let task = tokio::spawn(async move { self.poll().await.map(Arc::new) });
-        async move {
-            let result = task.await.unwrap_or_else(|error| {
-                tracing::error!(%error, "a poll broke off");
-                Err(CpxError::Broken)
-            });
+        // A task of its own: it goes on when its beginner leaves, and comes to its end though nobody
+        // waits for that. Whoever asks later must not join what is over.
+        let task = tokio::spawn(async move {
+            let result = inner.poll().await.map(Arc::new);
             let mut state = inner.state();
             state.running = None;
             if let Ok(seen) = &result {
                 state.last = Some(Arc::clone(seen));
             }
+            drop(state);
             result
+        });
+        async move {
+            task.await.unwrap_or_else(|error| {
+                tracing::error!(%error, "a poll broke off");
+                self.state().running = None;
+                Err(CpxError::Broken)
+            })
         }
         .boxed()
         .shared()

@@ -152,6 +152,14 @@ impl Notifier {
         }
     }
 
+    /// Whether posts can be signed: what is wrong with the webhook's key, in words for people.
+    pub async fn check_key(&self) -> Result<(), String> {
+        match &self.webhook {
+            Some(webhook) => webhook.signed("", "", b"").await.map(|_| ()).map_err(|error| error.to_string()),
+            None => Ok(()),
+        }
+    }
+
     /// Where events go.
     pub fn channels(&self) -> BTreeSet<Channel> {
         let topic = self.topic.as_ref().map(|_| Channel::Topic);
@@ -240,12 +248,16 @@ fn mail(event: &Event) -> String {
 }
 
 impl Webhook {
-    async fn post(&self, event: &Event, now: Timestamp) -> Result<(), SendError> {
+    async fn signed(&self, id: &str, timestamp: &str, body: &[u8]) -> Result<String, SendError> {
         let token = self.key.token(ATTEMPT).await?.ok_or(SendError::NoKey)?;
+        sign(token.expose(), id, timestamp, body)
+    }
+
+    async fn post(&self, event: &Event, now: Timestamp) -> Result<(), SendError> {
         let body = serde_json::to_vec(event)?;
         let id = event.id.to_string();
         let timestamp = now.as_second().to_string();
-        let signature = sign(token.expose(), &id, &timestamp, &body)?;
+        let signature = self.signed(&id, &timestamp, &body).await?;
         let mut headers = HeaderMap::new();
         for (name, value) in [("webhook-id", &id), ("webhook-timestamp", &timestamp), ("webhook-signature", &signature)]
         {

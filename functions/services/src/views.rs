@@ -322,3 +322,27 @@ pub fn sick_minute(minute: SickMinute) -> SickMinuteView {
         reason: sick.reason,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_trend_is_against_the_snapshot_nearest_to_five_minutes_ago_if_one_is_near() {
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let against = |ages: &[i64]| {
+            let at = |age: &i64| sample(Timestamp::from_second(now.as_second() - age).unwrap(), &Rollup::NONE);
+            let recent: Vec<Sample> = ages.iter().map(at).collect();
+            five_minutes_ago(&recent, now).map(|sample| now.as_second() - sample.at.as_second())
+        };
+        assert_eq!(against(&[359, 299, 239, 179, 119, 59]), Some(299));
+        assert_eq!(against(&[330, 270, 210]), Some(330));
+        assert_eq!(against(&[331, 271, 211]), Some(271));
+        for (ages, expected) in
+            [(&[390][..], Some(390)), (&[391], None), (&[210], Some(210)), (&[209, 0], None), (&[], None)]
+        {
+            assert_eq!(against(ages), expected, "{ages:?}");
+        }
+    }
+}

@@ -261,16 +261,7 @@ impl Watcher {
 
     /// Keeps the servers that are not healthy, and where all of them belong.
     async fn keep_servers(&self, slot: Timestamp, reading: &Reading, before: &Members) -> Result<(), StoreError> {
-        let sick: Vec<_> = reading.servers.iter().filter_map(|server| sick(server, &self.config.thresholds)).collect();
-        if sick.len() > MOST_SICK {
-            tracing::warn!(sick = sick.len(), most = MOST_SICK, "not all of them are kept each for itself");
-        }
-        let minutes = sick.into_iter().take(MOST_SICK).map(|(server, sick)| SickMinute {
-            at: slot,
-            service: server.service.clone(),
-            sick,
-        });
-        stream::iter(minutes)
+        stream::iter(sick_minutes(slot, &reading.servers, &self.config.thresholds))
             .map(Ok)
             .try_for_each_concurrent(WRITES, async |minute| self.store.put_sick(&minute).await)
             .await?;
@@ -359,6 +350,16 @@ fn sick<'a>(server: &'a Server, thresholds: &Thresholds) -> Option<(&'a Server, 
     (status != Status::Healthy).then(|| (server, sick()))
 }
 
+/// What is kept of the servers that are not healthy, each for itself.
+fn sick_minutes(slot: Timestamp, servers: &[Server], thresholds: &Thresholds) -> Vec<SickMinute> {
+    let sick: Vec<_> = servers.iter().filter_map(|server| sick(server, thresholds)).collect();
+    if sick.len() > MOST_SICK {
+        tracing::warn!(sick = sick.len(), most = MOST_SICK, "not all of them are kept each for itself");
+    }
+    let minute = |(server, sick): (&Server, Sick)| SickMinute { at: slot, service: server.service.clone(), sick };
+    sick.into_iter().take(MOST_SICK).map(minute).collect()
+}
+
 fn sick_by_service(servers: &[Server], thresholds: &Thresholds) -> BTreeMap<Subject, Vec<Sick>> {
     let mut services: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for (server, sick) in servers.iter().filter_map(|server| sick(server, thresholds)) {
@@ -416,5 +417,71 @@ fn event(record: &Record, outgoing: &Outgoing) -> Event {
             sick: kept.sick.clone(),
             summary,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use kit::dynamo::embedded::Embedded;
+
+    use super::*;
+    use crate::{config::URL, server::ServiceName, store::Channel};
+
+    const NOON: Timestamp = Timestamp::constant(1_800_000_000, 0);
+
+    async fn watcher() -> Watcher {
+        let config = Config::from_settings(|name| (name == URL).then(|| "http://127.0.0.1:9".to_owned())).unwrap();
+        let store = Embedded::memory().unwrap().store("test-");
+        store.create_tables(&[&crate::TABLE]).await.unwrap();
+        Watcher::new(config, store, Notifier::default(), Clock::manual(NOON)).unwrap()
+    }
+
+    #[test]
+    fn a_slot_is_the_minute_that_a_time_is_in() {
+        for (time, minute) in [(0, 0), (59, 0), (60, 60), (1_800_000_059, 1_800_000_000)] {
+            assert_eq!(slot(Timestamp::constant(time, 999)), Timestamp::constant(minute, 0), "{time}");
+        }
+    }
+
+    /// Silent servers, each of the service that `name` says.
+    fn servers(number: u32, name: impl Fn(u32) -> String) -> Vec<Server> {
+        let server = |n: u32| Server {
+            ip: std::net::Ipv4Addr::from(n).into(),
+            service: ServiceName::try_from(name(n)).ok(),
+            load: Err(Silence::Time),
+            observed_at: NOON,
+        };
+        (0..number).map(server).collect()
+    }
+
+    #[test]
+    fn of_too_many_sick_servers_the_first_are_kept_and_fewer_are_named() {
+        let servers = servers(1005, |_| "AuthService".to_owned());
+        let minutes = sick_minutes(NOON, &servers, &Thresholds::default());
+        assert_eq!((minutes.len(), minutes[999].sick.ip), (1000, servers[999].ip));
+        let named: Vec<_> = sick_by_service(&servers, &Thresholds::default()).into_values().flatten().collect();
+        assert_eq!((named.len(), named[19].ip), (20, servers[19].ip));
+    }
+
+    #[tokio::test]
+    async fn of_too_many_services_the_first_are_kept() {
+        let servers = servers(2005, |n| format!("Service{n:04}"));
+        let reading = Reading { servers, observed_at: NOON, complete: true, ignored: 0 };
+        let steps = watcher().await.services(NOON, &[], &reading);
+        assert_eq!(steps.len(), 2000);
+        assert_eq!(steps[1999].subject.service().unwrap().as_str(), "Service1999");
+    }
+
+    /// With nobody to send to, whatever is tried counts as sent.
+    #[tokio::test]
+    async fn after_its_time_a_tick_sends_nothing_more() {
+        let notice = Notice { from: Phase::Ok, to: Phase::Firing, at: NOON };
+        let outgoing = Outgoing { id: Uuid::now_v7(), notice, gone: false, channels: BTreeSet::from([Channel::Topic]) };
+        let watcher = watcher().await;
+        let record = fresh(Subject::Source);
+        let now = Instant::now();
+        assert_eq!(watcher.tell_one(&record, &outgoing, now).await.unwrap(), 0);
+        assert_eq!(watcher.tell_one(&record, &outgoing, now + TELLING).await.unwrap(), 1);
     }
 }
