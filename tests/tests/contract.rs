@@ -343,7 +343,8 @@ async fn what_belongs_to_another_tenant_is_not_there() {
     let bearer = format!("Bearer {token}");
     let mut about_one = 0;
     // The servers that CPX lists are the deployment's: whoever may read services reads all of them.
-    let is_a_tenants = |spec: &RouteSpec| !matches!(spec.scope.unwrap().0, "admin" | "services:read" | "services:write");
+    let is_a_tenants =
+        |spec: &RouteSpec| !matches!(spec.scope.unwrap().0, "admin" | "services:read" | "services:write");
     for spec in world.guarded().into_iter().filter(is_a_tenants) {
         let (method, path) = (&spec.method, world.path(&spec));
         if spec.path.contains("{id}") {

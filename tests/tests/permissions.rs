@@ -432,7 +432,7 @@ async fn http_does_everything(stack: &Stack) {
 async fn the_functions_of_services_need_exactly_what_they_are_allowed() {
     let sim = cpx::start(cpx::Config { servers: 20, ..Default::default() }).await.unwrap();
     let receiver = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let receives = format!("http://{}", receiver.local_addr().unwrap());
+    let hook = format!("http://{}", receiver.local_addr().unwrap());
     tokio::spawn(async move { axum::serve(receiver, Router::new().fallback(async || "")).await });
     let settings = |webhook: String| {
         let cpx = sim.url().to_owned();
@@ -455,7 +455,7 @@ async fn the_functions_of_services_need_exactly_what_they_are_allowed() {
         Watcher::new(config.clone(), store.clone(), notifier, clock.clone()).unwrap()
     };
     // One who takes what he is told, and one who is not there.
-    let told = watcher(receives).await;
+    let told = watcher(hook).await;
     let untold = watcher("http://127.0.0.1:9".to_owned()).await;
     let minute = async |watcher: &Watcher| {
         let ended = watcher.tick(clock.now()).await.unwrap();

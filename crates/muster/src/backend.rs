@@ -290,7 +290,8 @@ async fn configured_notifier(settings: &Settings) -> Result<Notifier, Failure> {
             ),
         ));
     }
-    let notifier = Notifier::from_settings(|name| settings.get(name)).await.map_err(|error| refused(settings, error))?;
+    let notifier =
+        Notifier::from_settings(|name| settings.get(name)).await.map_err(|error| refused(settings, error))?;
     notifier.check_key().await.map_err(Failure::usage)?;
     Ok(notifier)
 }

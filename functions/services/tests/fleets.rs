@@ -144,6 +144,7 @@ fn nonsense_is_told_apart() {
     for name in [long.as_str(), "\"A\\u001b[31m\"", "\"A\\n\""] {
         assert_eq!(answer("\"4%\"", "\"4%\"", name), Err(Nonsense::BadService), "{name}");
     }
+    assert!(answer("\"4%\"", "\"4%\"", &format!("\"{}\"", "ä".repeat(128))).is_ok());
     for good in ["\"61.5%\"", "\" 61% \"", "\"61 %\"", "\"100%\"", "\"0%\"", "\"061%\""] {
         assert!(answer(good, "\"4%\"", "\"Größe\"").is_ok(), "{good}");
     }

@@ -14,7 +14,7 @@ use services::{
 };
 use simulators::cpx;
 
-use crate::common::{NOON, World, small};
+use crate::common::{NOON, World, fleet, small};
 
 fn pct(value: &Value) -> String {
     value.as_f64().map_or("-".to_owned(), |it| format!("{it:.2}%"))
@@ -285,4 +285,135 @@ async fn a_history_is_down_sampled_and_keeps_its_minima_and_maxima() {
     // Both ends are whole minutes, and both belong to it.
     assert_eq!((hour["items"].as_array().unwrap().len(), &hour["resolution_seconds"]), (61, &60.into()));
     client.get("/api/v1/services/NoService/history").await.problem(404, "not-found");
+}
+
+/// Nobody waits for the end of that poll. Who asks much later gets a new one.
+#[tokio::test]
+async fn a_poll_whose_callers_have_all_left_ends_by_itself_and_grows_old() {
+    let latency = Duration::from_millis(20);
+    let world = World::new(cpx::Config { latency, ..cpx::Config::default() }).await;
+    let client = world.client().await;
+    let left = tokio::time::timeout(Duration::from_millis(30), client.get("/api/v1/servers"));
+    assert!(left.await.is_err());
+    let is_over = async {
+        while world.sim.stats().traffic.answers(200) < 151 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    tokio::time::timeout(Duration::from_secs(10), is_over).await.unwrap();
+    world.clock.advance(Duration::from_mins(10));
+    let reply = client.get("/api/v1/servers").await.expect(200).json();
+    assert_eq!((&reply["observed_at"], world.sim.stats().lists), (&"2027-01-15T08:10:00Z".into(), 2));
+}
+
+#[tokio::test]
+async fn a_reading_is_as_old_as_its_end() {
+    let latency = Duration::from_millis(100);
+    let world = World::new(cpx::Config { latency, ..small() }).await;
+    let client = world.client().await;
+    let asking = {
+        let client = client.clone();
+        tokio::spawn(async move { client.get("/api/v1/servers").await.expect(200).json() })
+    };
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    world.clock.advance(Duration::from_secs(60));
+    let reply = asking.await.unwrap();
+    assert_eq!(reply["observed_at"], "2027-01-15T08:01:00Z");
+    assert!(reply["items"].as_array().unwrap().iter().all(|it| it["observed_at"] == reply["observed_at"]), "{reply}");
+    // Five seconds are young, more are not.
+    for (milliseconds, lists) in [(5000, 1), (1, 2)] {
+        world.clock.advance(Duration::from_millis(milliseconds));
+        client.get("/api/v1/servers").await.expect(200);
+        assert_eq!(world.sim.stats().lists, lists);
+    }
+}
+
+#[tokio::test]
+async fn thresholds_and_the_minimum_are_as_the_settings_say() {
+    let settings = [("MUSTER_CPU_THRESHOLD", "95"), ("MUSTER_MEMORY_THRESHOLD", "90.5"), ("MUSTER_MIN_HEALTHY", "3")];
+    let world = World::with(small(), &settings).await;
+    let client = world.client().await;
+    let reply = client.get("/api/v1/servers?status=healthy").await.expect(200).json();
+    assert_eq!(reply["thresholds"], serde_json::json!({"cpu_pct": 95.0, "memory_pct": 90.5}));
+    assert_eq!(reply["items"].as_array().unwrap().len(), 4);
+    let reply = client.get("/api/v1/unhealthy-services").await.expect(200);
+    assert_eq!(reply.json()["min_healthy"], 3);
+    assert_snapshot!(lines(&reply, |it| format!("{} {}", it["service"].as_str().unwrap(), it["healthy"])), @r"
+    IdService 0
+    GeoService 1
+    ");
+    world.minute(&Notifier::default()).await;
+    let alerts = client.all("/api/v1/alerts").await;
+    let alerts: Vec<_> =
+        alerts.iter().map(|it| (it["service"].as_str().unwrap(), &it["min_healthy"], &it["healthy"])).collect();
+    assert_eq!(alerts, [("GeoService", &3.into(), &1.into()), ("IdService", &3.into(), &0.into())]);
+}
+
+#[tokio::test]
+async fn a_full_page_that_is_the_last_has_no_next_one() {
+    let world = World::new(small()).await;
+    let client = world.client().await;
+    world.minute(&Notifier::default()).await;
+    for (list, items) in
+        [("servers", 8), ("services", 3), ("unhealthy-services?min_healthy=3", 3), ("alerts?state=all", 4)]
+    {
+        let join = if list.contains('?') { '&' } else { '?' };
+        for (limit, next) in [(items, false), (items - 1, true)] {
+            let page = client.get(&format!("/api/v1/{list}{join}limit={limit}")).await.expect(200);
+            assert_eq!(page.json()["items"].as_array().unwrap().len(), limit, "{list}");
+            assert_eq!(page.json()["next_cursor"].is_string(), next, "{list} by {limit}");
+            assert_eq!(page.next_link().is_some(), next, "{list} by {limit}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_next_page_is_of_the_same_question() {
+    let world = World::new(small()).await;
+    let client = world.client().await;
+    world.minute(&Notifier::default()).await;
+    let limits = "cpu_threshold=95&memory_threshold=90.5&max_age_seconds=300&limit=1";
+    for question in [
+        format!("servers?service=IdService&status=unhealthy&sort=-cpu&{limits}"),
+        format!("services?{limits}"),
+        format!("unhealthy-services?min_healthy=3&{limits}"),
+        "alerts?state=all&limit=1".to_owned(),
+    ] {
+        let page = client.get(&format!("/api/v1/{question}")).await.expect(200);
+        let link = page.next_link().unwrap();
+        for part in question.split(['?', '&']) {
+            assert!(link.contains(part), "{part}: {link}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn where_servers_are_equal_their_addresses_decide_and_are_not_turned() {
+    let world = World::new(small()).await;
+    let client = world.client().await;
+    let unhealthy = ["10.58.1.10", "10.58.1.12", "10.58.1.100", "10.58.2.1", "10.58.10.1"];
+    let healthy = ["10.58.1.9", "10.58.1.11", "10.58.1.13"];
+    assert_eq!(ips(&client, "sort=-status").await, [&unhealthy[..], &healthy].concat());
+    assert_eq!(ips(&client, "sort=status").await, [&healthy[..], &unhealthy].concat());
+}
+
+#[tokio::test]
+async fn a_service_without_snapshots_in_the_window_has_an_empty_history() {
+    let world = World::new(small()).await;
+    let client = world.client().await;
+    world.minute(&Notifier::default()).await;
+    world.clock.advance(Duration::from_hours(2));
+    let history = client.get("/api/v1/services/GeoService/history").await.expect(200).json();
+    assert!(history["items"].as_array().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn of_a_service_with_very_many_servers_the_first_are_shown() {
+    let servers: Vec<_> = (0..510_u32).map(|n| format!("10.58.{}.{}", n / 250, n % 250)).collect();
+    let servers: Vec<_> = servers.iter().map(|ip| (ip.as_str(), "AuthService", 10, 10)).collect();
+    let world = World::new(cpx::Config { fleet: Some(fleet(&servers)), ..cpx::Config::default() }).await;
+    let service = world.client().await.get("/api/v1/services/AuthService").await.expect(200).json();
+    assert_eq!((&service["servers"], service["items"].as_array().unwrap().len()), (&510.into(), 500));
+    assert_eq!(service["items"][499]["ip"], "10.58.1.249");
 }

@@ -70,7 +70,8 @@ async fn a_silence_has_an_end_that_is_ahead_and_a_reason() {
     let path = format!("/api/v1/alerts/{}/silence", alerts["items"][1]["id"].as_str().unwrap());
     let good = "2027-01-15T09:00:00Z";
     for (body, pointer) in [
-        (json!({"until": "2027-01-15T08:00:59Z", "reason": "x"}), "/until"),
+        (json!({"until": "2027-01-15T08:01:00Z", "reason": "x"}), "/until"),
+        (json!({"until": "2027-04-15T08:01:01Z", "reason": "x"}), "/until"),
         (json!({"until": "2027-06-01T00:00:00Z", "reason": "x"}), "/until"),
         (json!({"until": "soon", "reason": "x"}), "/until"),
         (json!({"until": good, "reason": " "}), "/reason"),
@@ -89,8 +90,13 @@ async fn a_silence_has_an_end_that_is_ahead_and_a_reason() {
     }
     let reader = Client::new(&world.app, &world.access, "acme", &["services:read"]).await;
     reader.post(&path, json!({"until": good, "reason": "x"})).await.problem(403, "missing-scope");
+    reader.delete(&path).await.problem(403, "missing-scope");
     let after = client.get("/api/v1/alerts?state=all").await.expect(200).json();
     assert_eq!(after, alerts, "nothing was left behind");
+    // The longest of both.
+    let view = client.post(&path, json!({"until": "2027-04-15T08:01:00Z", "reason": format!(" {} ", "ä".repeat(200))}));
+    let view = view.await.expect(200).json();
+    assert_eq!(view["silence"]["reason"], "ä".repeat(200));
 }
 
 #[tokio::test]
@@ -100,5 +106,41 @@ async fn without_an_address_of_cpx_every_question_names_the_setting() {
     for path in ["servers", "services", "services/A", "services/A/history", "unhealthy-services", "alerts"] {
         let problem = client.get(&format!("/api/v1/{path}")).await.problem(503, "not-configured");
         assert!(problem["detail"].as_str().unwrap().contains("MUSTER_CPX_URL"), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_cursor_of_any_list_is_refused_where_the_question_is_another() {
+    let world = World::new(small()).await;
+    let client = world.client().await;
+    world.minute(&Notifier::default()).await;
+    world.minute(&Notifier::default()).await;
+    let other = Client::new(&world.app, &world.access, "other", &["services:read"]).await;
+    for (question, others) in [
+        (
+            "servers?service=IdService&status=unhealthy",
+            &[
+                "servers?service=AuthService&status=unhealthy",
+                "servers?service=IdService",
+                "servers?service=IdService&status=unhealthy&sort=cpu",
+                "servers?service=IdService&status=unhealthy&cpu_threshold=80",
+                "servers?service=IdService&status=unhealthy&memory_threshold=80",
+            ][..],
+        ),
+        ("services?max_age_seconds=300", &["unhealthy-services?min_healthy=3", "alerts?state=all"]),
+        ("unhealthy-services?min_healthy=3", &["unhealthy-services?min_healthy=4"]),
+        ("alerts?state=all", &["alerts?state=ok", "services?max_age_seconds=300"]),
+        (
+            "servers/10.58.2.1/history?window=2h",
+            &["servers/10.58.1.12/history?window=2h", "servers/10.58.2.1/history?window=3h"],
+        ),
+    ] {
+        let page = client.get(&format!("/api/v1/{question}&limit=1")).await.expect(200).json();
+        let cursor = page["next_cursor"].as_str().unwrap();
+        client.get(&format!("/api/v1/{question}&limit=2&cursor={cursor}")).await.expect(200);
+        for another in others {
+            client.get(&format!("/api/v1/{another}&limit=1&cursor={cursor}")).await.problem(400, "bad-cursor");
+        }
+        other.get(&format!("/api/v1/{question}&limit=1&cursor={cursor}")).await.problem(400, "bad-cursor");
     }
 }

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use axum::{Router, routing::get};
+use http::StatusCode;
 use kit::dynamo::embedded::Faults;
 use serde_json::{Value, json};
 use services::{Watch, notify::Notifier};
@@ -48,6 +50,8 @@ async fn servers_that_hang_refuse_err_or_talk_nonsense_are_unknown_and_no_others
         assert!(fates.get(&fate).is_some_and(|&number| number > 5), "{fate:?}: {fates:?}");
     }
     for item in items {
+        let hangs = world.sim.fate(item["ip"].as_str().unwrap().parse().unwrap()) == Fate::Hang;
+        assert_eq!(hangs, item["reason"] == "no answer in time", "{item}");
         assert_eq!(item["status"] == "unknown", item["reason"].is_string(), "{item}");
         assert_eq!(item["status"] == "unknown", item["cpu_pct"].is_null() && item["memory_pct"].is_null(), "{item}");
     }
@@ -208,4 +212,86 @@ async fn the_table_is_there_without_the_store() {
     let reply = client.get("/api/v1/services?max_age_seconds=0").await.expect(200).json();
     assert_eq!(reply["items"].as_array().unwrap().len(), 3);
     client.get("/api/v1/alerts").await.problem(503, "unavailable");
+}
+
+/// A CPX that answers with the right words and the wrong status.
+#[tokio::test]
+async fn only_a_200_counts() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let list = async || (StatusCode::BAD_GATEWAY, "[]");
+    let server = async || (StatusCode::SERVICE_UNAVAILABLE, r#"{"cpu":"1%","memory":"1%","service":"A"}"#);
+    let cpx = Router::new()
+        .route("/good/servers", get(async || r#"["10.58.1.1"]"#))
+        .route("/good/10.58.1.1", get(server))
+        .route("/bad/servers", get(list));
+    tokio::spawn(async move { axum::serve(listener, cpx).await });
+    let client = async |base: &str| {
+        World::with(small(), &[("MUSTER_CPX_URL", &format!("http://{at}/{base}"))]).await.client().await
+    };
+    let reply = client("good").await.get("/api/v1/servers").await.expect(200).json();
+    let item = &reply["items"][0];
+    assert_eq!((&item["status"], &item["reason"]), (&json!("unknown"), &json!("CPX answered 503 Service Unavailable")));
+    let problem = client("bad").await.get("/api/v1/servers").await.problem(503, "unavailable");
+    assert!(problem["detail"].as_str().unwrap().contains("502"), "{problem}");
+}
+
+#[tokio::test]
+async fn no_more_are_asked_at_once_than_the_setting_says() {
+    for (most, hang_rate) in [(1, 0.0), (20, 0.0), (8, 0.4)] {
+        let latency = Duration::from_millis(5);
+        let faults = cpx::Config { servers: 80, latency, hang_rate, ..cpx::Config::default() };
+        let settings = [("MUSTER_CPX_CONCURRENCY", &*most.to_string()), ("MUSTER_CPX_TIMEOUT_SECONDS", "0.3")];
+        let world = World::with(faults, &settings).await;
+        world.client().await.get("/api/v1/servers").await.expect(200);
+        let highest = world.sim.stats().traffic.max_in_flight;
+        // Of those that hang CPX notices a little late that nobody waits for them any more.
+        assert!(highest <= if hang_rate > 0.0 { most + 4 } else { most }, "{highest} of {most}");
+    }
+}
+
+#[tokio::test]
+async fn a_list_that_does_not_come_costs_no_more_than_the_deadline() {
+    let world =
+        World::with(cpx::Config { list_fate: Fate::Hang, ..small() }, &[("MUSTER_CPX_DEADLINE_SECONDS", "0.3")]).await;
+    let began = std::time::Instant::now();
+    world.client().await.get("/api/v1/servers").await.problem(503, "unavailable");
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn where_a_server_belonged_is_remembered_between_polls() {
+    let world = World::new(small()).await;
+    let client = world.client().await;
+    let unknown = async || {
+        let reply = client.get("/api/v1/services?max_age_seconds=0").await.expect(200).json();
+        reply["without_service"].as_u64().unwrap()
+    };
+    assert_eq!(unknown().await, 0);
+    world.sim.change(|config| config.refuse_rate = 1.0);
+    assert_eq!(unknown().await, 0, "the worker has kept nothing, this process has");
+    // What CPX lists no more is forgotten.
+    let fleet = world.sim.config().fleet;
+    world.sim.change(|config| drop(config.fleet.as_mut().unwrap().remove(0)));
+    assert_eq!(unknown().await, 0);
+    world.sim.change(|config| config.fleet = fleet);
+    assert_eq!(unknown().await, 1);
+}
+
+#[tokio::test]
+async fn where_servers_belong_is_read_as_soon_as_the_store_can_tell() {
+    let mut world = World::new(small()).await;
+    world.minute(&Notifier::default()).await;
+    world.sim.change(|config| config.refuse_rate = 1.0);
+    let shaky = Faults { error_rate: 0.7, attempts: 1, seed: 3, ..Faults::default() };
+    let watch = Watch::new(&world.config, world.embedded.store_with_faults("test-", shaky), world.clock.clone());
+    world.app = kit::http::app(vec![services::routes(watch)], world.access.clone());
+    let client = world.client().await;
+    let mut without_service = Vec::new();
+    for _ in 0..50 {
+        let reply = client.get("/api/v1/services?max_age_seconds=0").await.expect(200).json();
+        without_service.push(reply["without_service"].as_u64().unwrap());
+    }
+    assert_eq!((without_service[0], without_service[49]), (8, 0), "{without_service:?}");
+    assert!(without_service.is_sorted_by(|a, b| a >= b), "once known it stays known: {without_service:?}");
 }

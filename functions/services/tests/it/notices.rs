@@ -13,10 +13,11 @@ use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 use services::{notify::Notifier, worker::Ended};
 use sha2::Sha256;
+use simulators::cpx::Fate;
 use tokio::net::TcpListener;
 
 use crate::{
-    common::World,
+    common::{NOON, World},
     worker::{alerts, busy, well},
 };
 
@@ -179,6 +180,10 @@ async fn what_is_not_taken_is_sent_again_under_the_same_id() {
     assert!(posts.iter().all(|(headers, body)| is_signed(headers, body)));
     let ids: Vec<_> = posts.iter().map(|(headers, _)| &headers["webhook-id"]).collect();
     assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    // By the time of the attempt a receiver tells what is replayed.
+    let at = |headers: &HeaderMap| headers["webhook-timestamp"].to_str().unwrap().parse::<i64>().unwrap();
+    let at: Vec<_> = posts.iter().map(|(headers, _)| at(headers) - NOON.as_second()).collect();
+    assert_eq!(at, [120, 120, 180, 240]);
 }
 
 #[tokio::test]
@@ -298,4 +303,121 @@ async fn a_webhook_without_a_key_gets_nothing_until_there_is_one() {
     assert!(receiver.posts().is_empty());
     world.minute(&receiver.notifier().await).await;
     assert_eq!(receiver.events(), ["firing"]);
+}
+
+#[tokio::test]
+async fn what_is_to_be_told_is_told_though_cpx_is_away() {
+    let (world, receiver) = (World::new(well()).await, Receiver::new().await);
+    let notifier = receiver.notifier().await;
+    busy(&world, &AUTH, 95);
+    receiver.answer(&[400]);
+    for _ in 0..3 {
+        world.minute(&notifier).await;
+    }
+    assert_eq!(receiver.posts().len(), 1);
+    world.sim.change(|config| config.list_fate = Fate::Error);
+    assert_eq!(world.minute(&notifier).await, Ended::NoList);
+    assert_eq!(receiver.events(), ["firing"]);
+}
+
+#[tokio::test]
+async fn what_could_not_be_told_for_a_day_is_given_up() {
+    let (world, receiver) = (World::new(well()).await, Receiver::new().await);
+    let notifier = receiver.notifier().await;
+    let client = world.client().await;
+    busy(&world, &AUTH, 95);
+    receiver.answer(&[400; 3]);
+    let telling = async || alerts(&client, "firing").await[0]["telling"].clone();
+    for _ in 0..3 {
+        world.minute(&notifier).await;
+    }
+    for hours in [23, 2] {
+        assert_eq!(telling().await, true);
+        world.clock.advance(Duration::from_hours(hours));
+        assert!(matches!(world.minute(&notifier).await, Ended::Done { told: 0, .. }));
+    }
+    assert_eq!((receiver.posts().len(), telling().await), (2, json!(false)), "at once and after 23 hours");
+}
+
+#[tokio::test]
+async fn where_nobody_is_told_any_more_nothing_waits() {
+    let (world, receiver) = (World::new(well()).await, Receiver::new().await);
+    let client = world.client().await;
+    busy(&world, &AUTH, 95);
+    receiver.answer(&[400]);
+    let notifier = receiver.notifier().await;
+    for _ in 0..3 {
+        world.minute(&notifier).await;
+    }
+    assert_eq!(alerts(&client, "firing").await[0]["telling"], true);
+    // Its setting is gone.
+    world.minute(&Notifier::default()).await;
+    assert_eq!(alerts(&client, "firing").await[0]["telling"], false);
+}
+
+#[tokio::test]
+async fn the_alert_of_a_service_that_is_gone_ends_and_says_so() {
+    let (world, receiver) = (World::new(well()).await, Receiver::new().await);
+    let notifier = receiver.notifier().await;
+    let client = world.client().await;
+    world.minute(&notifier).await;
+    let auth = alerts(&client, "all").await.into_iter().find(|it| it["service"] == "AuthService").unwrap();
+    // Of one nobody wants to hear, not even that it is gone.
+    let path = format!("/api/v1/alerts/{}/silence", auth["id"].as_str().unwrap());
+    client.post(&path, json!({"until": "2027-01-16T00:00:00Z", "reason": "x"})).await.expect(200);
+    world.sim.change(|config| config.fleet.as_mut().unwrap().clear());
+    for _ in 0..3 {
+        world.minute(&notifier).await;
+    }
+    assert_eq!(receiver.events(), ["firing"]);
+    world.clock.advance(Duration::from_hours(1));
+    world.minute(&notifier).await;
+    let posts = receiver.posts();
+    assert_eq!(posts.len(), 1);
+    let event: Value = serde_json::from_str(&posts[0].1).unwrap();
+    assert_eq!((&event["type"], &event["data"]["service"]), (&json!("services.alert.resolved"), &json!("GeoService")));
+    assert_eq!(event["data"]["summary"], "GeoService is gone: none of its servers is listed any more");
+}
+
+#[tokio::test]
+async fn what_cpx_itself_is_about_is_told_and_can_be_silenced() {
+    let (world, receiver) = (World::new(well()).await, Receiver::new().await);
+    let notifier = receiver.notifier().await;
+    let client = world.client().await;
+    let away = async |fate: Fate, minutes: u32| {
+        world.sim.change(|config| config.list_fate = fate);
+        for _ in 0..minutes {
+            world.minute(&notifier).await;
+        }
+        receiver.events()
+    };
+    assert_eq!(away(Fate::Error, 3).await, ["firing"]);
+    assert_eq!(away(Fate::Well, 3).await, ["resolved"]);
+    let path = format!("/api/v1/alerts/{}/silence", alerts(&client, "all").await[0]["id"].as_str().unwrap());
+    client.post(&path, json!({"until": "2027-01-16T00:00:00Z", "reason": "x"})).await.expect(200);
+    assert!(away(Fate::Error, 5).await.is_empty());
+}
+
+/// In time that is not waited for: there is nothing but this receiver, which takes what is sent and
+/// never answers.
+#[tokio::test]
+async fn a_receiver_that_never_answers_costs_ten_seconds() {
+    let world = World::new(well()).await;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/hook", listener.local_addr().unwrap());
+    let setting = |name: &str| match name {
+        "MUSTER_ALERTS_WEBHOOK_URL" => Some(url.clone()),
+        _ => Some(KEY.to_owned()).filter(|_| name == "MUSTER_ALERTS_WEBHOOK_KEY"),
+    };
+    let silent = Notifier::from_settings(setting).await.unwrap();
+    busy(&world, &AUTH, 95);
+    for _ in 0..2 {
+        world.minute(&silent).await;
+    }
+    tokio::time::pause();
+    let began = tokio::time::Instant::now();
+    let ended = world.minute(&silent).await;
+    let took = began.elapsed();
+    assert!(matches!(ended, Ended::Done { told: 0, firing: 1, .. }), "{ended:?}");
+    assert!(took > Duration::from_secs(3) && took < Duration::from_secs(13), "{took:?}");
 }

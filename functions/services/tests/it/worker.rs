@@ -66,7 +66,14 @@ async fn an_alert_fires_after_three_minutes_and_clears_after_three() {
     );
     let sick: Vec<_> = active[0]["sick"].as_array().unwrap().iter().map(|it| it["ip"].as_str().unwrap()).collect();
     assert_eq!(sick, ["10.58.1.1", "10.58.1.2"]);
-    assert_eq!(active[0]["since"], "2027-01-15T08:03:00Z");
+    assert_eq!(
+        (&active[0]["since"], &active[0]["observed_at"]),
+        (&json!("2027-01-15T08:03:00Z"), &json!("2027-01-15T08:03:00Z"))
+    );
+    assert_eq!((&active[0]["told_at"], &active[0]["telling"]), (&json!("2027-01-15T08:03:00Z"), &json!(false)));
+    // One change, three observations ago.
+    let score = 100.0 * 91.0 / 76.0 / 20.0;
+    assert!((active[0]["flap_score"].as_f64().unwrap() - score).abs() < 1e-9, "{active:?}");
     busy(&world, &["10.58.1.1"], 90);
     minute("clearing").await;
     minute("clearing").await;
@@ -90,6 +97,7 @@ async fn a_minute_that_comes_again_or_late_does_nothing() {
     assert_eq!(alerts(&client, "all").await, before);
     assert_eq!(world.sim.stats().lists, 1, "CPX was not asked again");
     world.clock.advance(Duration::from_mins(60));
+    assert_eq!(watcher.tick(slot(1)).await.unwrap(), Ended::Duplicate, "what is done is done");
     let history = client.get("/api/v1/services/AuthService/history?window=2h").await.expect(200).json();
     assert_eq!(history["items"].as_array().unwrap().len(), 1);
 }
@@ -213,6 +221,8 @@ async fn snapshots_expire_after_fourteen_days() {
         .map(|item| item["ttl"].as_n().unwrap().parse().unwrap())
         .collect();
     assert_eq!(expiries, [NOON.as_second() + 14 * 86_400; 2]);
+    let records = world.records().records().await.unwrap();
+    assert_eq!(records.iter().map(|it| it.kept.ttl).collect::<Vec<_>>(), [NOON.as_second() + 14 * 86_400; 3]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -261,4 +271,143 @@ fn size(value: &AttributeValue) -> usize {
         AttributeValue::Bool(_) | AttributeValue::Null(_) => 1,
         other => panic!("{other:?} has no size here"),
     }
+}
+
+#[tokio::test]
+async fn a_service_whose_servers_are_silent_fires() {
+    let world = World::with(well(), &[("MUSTER_CPX_TIMEOUT_SECONDS", "0.1")]).await;
+    let client = world.client().await;
+    let notifier = Notifier::default();
+    world.minute(&notifier).await;
+    world.sim.change(|config| config.hang_rate = 1.0);
+    for _ in 0..3 {
+        world.minute(&notifier).await;
+    }
+    let firing = alerts(&client, "firing").await;
+    assert_eq!(firing.len(), 2);
+    for alert in firing {
+        assert_eq!((&alert["servers"], &alert["healthy"]), (&3.into(), &0.into()), "they still belong to it");
+        assert_eq!(alert["sick"][0]["reason"], "no answer in time");
+    }
+}
+
+#[tokio::test]
+async fn a_minute_with_too_little_time_neither_counts_nor_breaks_a_row() {
+    let world = World::with(well(), &[("MUSTER_CPX_DEADLINE_SECONDS", "0.4")]).await;
+    let client = world.client().await;
+    let notifier = Notifier::default();
+    busy(&world, &["10.58.1.1", "10.58.1.2"], 95);
+    world.minute(&notifier).await;
+    world.minute(&notifier).await;
+    world.sim.change(|config| config.hang_rate = 1.0);
+    world.minute(&notifier).await;
+    assert_eq!(states(&client).await["AuthService"], "pending");
+    world.sim.change(|config| config.hang_rate = 0.0);
+    world.minute(&notifier).await;
+    assert_eq!(states(&client).await["AuthService"], "firing");
+}
+
+#[tokio::test]
+async fn what_there_was_no_time_for_excuses_no_more_than_it_may_be() {
+    let world = World::with(well(), &[("MUSTER_CPX_DEADLINE_SECONDS", "0.4")]).await;
+    let notifier = Notifier::default();
+    world.minute(&notifier).await;
+    busy(&world, &["10.58.1.1", "10.58.1.2"], 95);
+    // Were it healthy, it would be the only one.
+    let script = json!([{"at": "0s", "ips": ["10.58.1.3"], "state": "hang"}]);
+    world.sim.change(|config| config.script = Some(serde_json::from_value(script).unwrap()));
+    for _ in 0..3 {
+        world.minute(&notifier).await;
+    }
+    assert_eq!(states(&world.client().await).await["AuthService"], "firing");
+}
+
+#[tokio::test]
+async fn the_hour_after_which_a_service_is_gone_begins_anew_when_it_comes_back() {
+    let world = World::new(well()).await;
+    let client = world.client().await;
+    let notifier = Notifier::default();
+    let without = cpx::Config {
+        fleet: well().fleet.map(|fleet| fleet.into_iter().filter(|it| it.service != "GeoService").collect()),
+        ..cpx::Config::default()
+    };
+    // Ticks are missed between those.
+    let at = async |minute: i64, config: &cpx::Config| {
+        let ahead = (NOON + SignedDuration::from_mins(minute)).duration_since(world.clock.now());
+        world.clock.advance(ahead.unsigned_abs());
+        world.sim.set(config.clone());
+        world.minute(&notifier).await;
+        states(&client).await.contains_key("GeoService")
+    };
+    assert!(at(0, &well()).await);
+    assert!(at(1, &without).await);
+    assert!(at(31, &well()).await);
+    assert!(at(32, &without).await);
+    assert!(at(91, &without).await, "59 minutes");
+    let geo = alerts(&client, "all").await.into_iter().find(|it| it["service"] == "GeoService").unwrap();
+    assert!(!at(92, &without).await, "an hour");
+    let ttl = async || world.records().records().await.unwrap().iter().map(|it| it.kept.ttl).collect::<Vec<_>>();
+    let (day, fortnight) = (24 * 3600, 14 * 24 * 3600);
+    let slot = |minute: i64| NOON.as_second() + minute * 60;
+    assert_eq!(ttl().await, [slot(92) + fortnight, slot(92) + fortnight, slot(92) + day]);
+    assert!(!at(93, &without).await);
+    assert_eq!(ttl().await[2], slot(92) + day, "what is gone is not gone on with");
+    let history = client.get("/api/v1/services/GeoService/history?window=3h").await.expect(200).json();
+    assert_eq!(history["items"].as_array().unwrap().len(), 5, "no snapshot of what is gone");
+    let path = format!("/api/v1/alerts/{}/silence", geo["id"].as_str().unwrap());
+    client.post(&path, json!({"until": "2027-01-16T00:00:00Z", "reason": "x"})).await.problem(404, "not-found");
+    let services = client.get("/api/v1/unhealthy-services").await.expect(200).json();
+    assert_eq!(services["items"], json!([]));
+}
+
+#[tokio::test]
+async fn a_worker_that_is_stopped_leaves_its_tick_at_once() {
+    let world = World::new(cpx::Config { list_fate: Fate::Hang, ..well() }).await;
+    let watcher = world.watcher(&Notifier::default());
+    let stop = tokio_util::sync::CancellationToken::new();
+    let working = {
+        let stop = stop.clone();
+        tokio::spawn(async move { watcher.work_forever(&stop).await })
+    };
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(world.sim.stats().lists, 1);
+    stop.cancel();
+    tokio::time::timeout(Duration::from_secs(1), working).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn alerts_are_listed_by_where_they_are() {
+    let world = World::new(well()).await;
+    let client = world.client().await;
+    let notifier = Notifier::default();
+    let minutes = async |ips: &[&str], cpu: u8, number: usize| {
+        busy(&world, ips, cpu);
+        for _ in 0..number {
+            world.minute(&notifier).await;
+        }
+    };
+    let of = async |state: &str| {
+        let all = alerts(&client, state).await;
+        all.iter().map(|it| it["service"].as_str().unwrap_or("CPX").to_owned()).collect::<Vec<_>>()
+    };
+    let (auth, geo) = (&["10.58.1.1", "10.58.1.2"][..], &["10.58.1.4", "10.58.1.5"][..]);
+    minutes(auth, 95, 3).await;
+    minutes(geo, 95, 0).await;
+    minutes(auth, 10, 1).await;
+    assert_eq!(
+        (of("clearing").await, of("pending").await, of("ok").await),
+        (vec!["AuthService".to_owned()], vec!["GeoService".to_owned()], vec!["CPX".to_owned()])
+    );
+    assert_eq!(of("active").await, ["AuthService", "GeoService"]);
+    minutes(geo, 10, 0).await;
+    for _ in 0..8 {
+        minutes(auth, 95, 1).await;
+        minutes(auth, 10, 1).await;
+    }
+    minutes(auth, 10, 3).await;
+    assert_eq!(
+        (of("flapping").await, of("active").await),
+        (vec!["AuthService".to_owned()], vec!["AuthService".to_owned()])
+    );
+    assert_eq!(of("ok").await, ["CPX", "AuthService", "GeoService"], "it flaps, and nothing is wrong with it now");
 }

@@ -1,137 +1,57 @@
-//! `scripts/bench batches`: how close batches come to what the provider's limit allows.
+//! `scripts/bench`: how close muster comes to what its upstreams and the machine allow.
 //!
 //! Everything is measured in one run and on processes as they ship: `muster serve` on a fresh state
-//! folder for each batch, and `muster-sim lorawan`. What the simulator and this machine can do at
-//! best is measured in the same run with a bare HTTP client, because a ratio to it says more than a
-//! rate.
+//! folder, and `muster-sim`. What the simulator and this machine can do at best is measured in the
+//! same run with a bare HTTP client, because a ratio to it says more than a rate.
 //!
-//! In reading order: [`processes`] starts what is measured, [`measure`] measures one thing each,
-//! [`report`] holds the numbers, the targets and how both are shown. Missed targets are reported;
-//! only what could not be measured is a failure.
+//! In reading order: [`processes`] starts what is measured, [`machine`] is what the numbers depend
+//! on, [`print`](mod@print) shows them. [`batches`] and [`services`] each measure one capability.
+//! Missed targets are reported; only what could not be measured is a failure.
 
-mod measure;
+mod batches;
+mod machine;
+mod numbers;
+mod print;
 mod processes;
-mod report;
+mod services;
 
-use std::{env, fs, path::Path, time::Duration};
+use std::{env, fmt::Display, fs};
 
 use anyhow::{Context as _, bail};
-use clap::Parser;
+use clap::{Parser, Subcommand};
+use serde::Serialize;
 
-use crate::{
-    measure::{Bare, bare, median, sync_time},
-    processes::{Bench, Server, Simulator},
-    report::{Machine, Memory, Paced, Peak, Rate, Report, Writes},
-};
+use crate::processes::Bench;
 
-/// The share of DevEUIs that are a stranger's, in every measurement.
-const CONFLICT_RATE: f64 = 0.01;
-/// The provider's limit.
-const IN_FLIGHT: usize = 10;
-/// The provider's usual latency.
-const LATENCY: Duration = Duration::from_millis(100);
-/// A latency at which the machine is the limit, not the provider.
-const FAST: Duration = Duration::from_millis(2);
-
-/// Measures batches of DevEUIs; see scripts/bench.
+/// Measures muster; see scripts/bench.
 #[derive(Debug, Parser)]
 struct Options {
-    /// Leave out the batch of 10,000 at 100 ms
-    #[arg(long)]
-    quick: bool,
+    #[command(subcommand)]
+    what: What,
+    /// Also a debug build, to try the measuring itself
+    #[arg(long, global = true, hide = true)]
+    any_build: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// How close batches come to what the provider's limit allows
+    Batches(batches::Options),
+    /// How close a reading of all servers comes to what CPX allows, and what one costs that is there
+    Services,
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let options = Options::parse();
-    if cfg!(debug_assertions) {
-        bail!("this is a debug build, whose numbers mean nothing; run scripts/bench batches");
+    if cfg!(debug_assertions) && !options.any_build {
+        bail!("this is a debug build, whose numbers mean nothing; run scripts/bench");
     }
     let bench = Bench::beside(&env::current_exe()?)?;
-    let path = bench.folder().join("batches.json");
-    let machine = Machine::look(sync_time(bench.folder())?);
-
-    let slow = bench.simulator(LATENCY).await?;
-    let mut paced = Vec::new();
-    for (size, repetitions) in [(100, 3), (1_000, 3), (10_000, 1)] {
-        if size < 10_000 || !options.quick {
-            paced.push(at_pace(&bench, &slow, size, repetitions).await?);
-        }
+    match options.what {
+        What::Batches(options) => show("batches", &bench, &batches::run(&options, &bench).await?),
+        What::Services => show("services", &bench, &services::run(&bench).await?),
     }
-    let mut writes = vec![counted(&bench, &slow, 1_000).await?];
-    drop(slow);
-
-    let fast = bench.simulator(FAST).await?;
-    let mut rates = vec![at_full_speed(&bench, &fast, 10_000).await?];
-    writes.push(counted(&bench, &fast, 10_000).await?);
-    drop(fast);
-
-    let at_once = bench.simulator(Duration::ZERO).await?;
-    rates.push(at_full_speed(&bench, &at_once, 100_000).await?);
-    let memory = Memory { small: peak(&bench, &at_once, 10_000).await?, large: peak(&bench, &at_once, 100_000).await? };
-    drop(at_once);
-
-    let report = Report { machine: machine.done(), paced, rates, memory, writes };
-    println!("{report}");
-    save(&report, &path)?;
-    println!("written to {}", path.display());
-    Ok(())
-}
-
-/// The wall time of batches where the provider is the limit, against the least it could be.
-async fn at_pace(bench: &Bench, simulator: &Simulator, size: u64, repetitions: usize) -> anyhow::Result<Paced> {
-    // Some rounds by a bare client tell what a request takes here, timers and all.
-    let Bare { mean_latency, .. } = bare(simulator, 20 * IN_FLIGHT as u64).await?;
-    let mut paced = Paced::new(size, simulator.latency(), mean_latency);
-    for number in 1..=repetitions {
-        step(&format!("{size} at {} ms, {number} of {repetitions}", simulator.latency().as_millis()));
-        let server = bench.server(simulator).await?;
-        let run = measure::batch(&server, simulator, size, Some(paced.ideal())).await?;
-        paced.add(&run);
-    }
-    Ok(paced)
-}
-
-/// The rate where the machine is the limit, against a client without store, order or care. They
-/// take turns, so that neither has the quieter machine.
-async fn at_full_speed(bench: &Bench, simulator: &Simulator, size: u64) -> anyhow::Result<Rate> {
-    let (mut limits, mut rates, mut costs) = (Vec::new(), Vec::new(), Vec::new());
-    for number in 1..=3 {
-        step(&format!("{size} at {} ms, {number} of 3", simulator.latency().as_millis()));
-        limits.push(bare(simulator, size).await?.rate());
-        let server = bench.server(simulator).await?;
-        let run = measure::batch(&server, simulator, size, None).await?;
-        rates.push(run.rate());
-        costs.extend(run.processor_per_deveui());
-    }
-    Ok(Rate::new(size, simulator.latency(), median(&rates), median(&limits), &costs))
-}
-
-/// The most memory that a server ever held for one batch.
-async fn peak(bench: &Bench, simulator: &Simulator, size: u64) -> anyhow::Result<Peak> {
-    step(&format!("memory for {size}"));
-    let server = bench.server(simulator).await?;
-    let idle_mib = server.peak_mib();
-    let run = measure::batch(&server, simulator, size, None).await?;
-    Ok(Peak {
-        size,
-        idle_mib,
-        registering_mib: run.peak_mib,
-        read_mib: server.peak_mib(),
-        deveuis_per_second: run.rate(),
-    })
-}
-
-/// What a batch costs at the store. Only a server in this process tells.
-async fn counted(bench: &Bench, simulator: &Simulator, size: u64) -> anyhow::Result<Writes> {
-    step(&format!("writes for {size} at {} ms", simulator.latency().as_millis()));
-    let server = Server::in_this_process(bench, simulator).await?;
-    let before = server.counts();
-    let run = measure::batch(&server, simulator, size, None).await?;
-    let counts = run.counts.as_ref().zip(before.as_ref()).map(|(after, before)| after.since(before));
-    let counts = counts.context("a server in this process counts")?;
-    server.stop().await?;
-    Ok(Writes::new(size, simulator.latency(), &counts))
 }
 
 /// Says on standard error what goes on: the whole takes minutes.
@@ -139,7 +59,12 @@ fn step(what: &str) {
     eprintln!("measuring {what}");
 }
 
-fn save(report: &Report, path: &Path) -> anyhow::Result<()> {
+/// Prints a report and keeps it as JSON.
+fn show(name: &str, bench: &Bench, report: &(impl Display + Serialize)) -> anyhow::Result<()> {
+    println!("{report}");
+    let path = bench.folder().join(name).with_extension("json");
     let json = serde_json::to_string_pretty(report)? + "\n";
-    fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))
+    fs::write(&path, json).with_context(|| format!("cannot write {}", path.display()))?;
+    println!("written to {}", path.display());
+    Ok(())
 }

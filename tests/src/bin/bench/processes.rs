@@ -24,8 +24,6 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::CONFLICT_RATE;
-
 /// How long a process may take to say where it listens.
 const STARTS_WITHIN: Duration = Duration::from_secs(20);
 /// How long a request may take, the longest wait that the API grants included.
@@ -54,23 +52,24 @@ impl Bench {
         &self.folder
     }
 
-    /// A provider that answers after `latency`.
-    pub async fn simulator(&self, latency: Duration) -> anyhow::Result<Simulator> {
-        let (latency_text, rate) = (format!("{}ms", latency.as_millis()), CONFLICT_RATE.to_string());
-        let arguments = ["lorawan", "--latency", &latency_text, "--conflict-rate", &rate];
+    /// The upstream `name` that answers after `latency`, with `options` of its own.
+    pub async fn simulator(&self, name: &str, latency: Duration, options: &[&str]) -> anyhow::Result<Simulator> {
+        let latency_text = format!("{}ms", latency.as_millis());
+        let arguments = [&[name, "--latency", &latency_text], options].concat();
         let process = Process::start(self.program("muster-sim").args(arguments)).await?;
         Ok(Simulator { process, http: http_client()?, latency })
     }
 
-    /// A server on a state folder of its own.
-    pub async fn server(&self, simulator: &Simulator) -> anyhow::Result<Server> {
+    /// A server on a state folder of its own with these settings, and a client that has asked it for
+    /// `first`: a connection, and proof that the key counts.
+    pub async fn server(&self, settings: &[(&str, &str)], first: &str) -> anyhow::Result<Server> {
         let state = self.state_folder()?;
         let mut command = self.program("muster");
         command.args(["serve", "--listen", "127.0.0.1:0", "--state"]).arg(state.path());
-        command.env("MUSTER_LORAWAN_URL", simulator.url());
+        command.envs(settings.iter().copied());
         let process = Process::start(&mut command).await?;
         let (url, key) = (process.url.clone(), read_key(state.path())?);
-        Server::new(url, key, state, Runs::Outside(process)).await
+        Server::new(url, key, state, Runs::Outside(process), first).await
     }
 
     fn state_folder(&self) -> anyhow::Result<TempDir> {
@@ -125,7 +124,7 @@ impl Process {
     }
 }
 
-/// A provider.
+/// An upstream.
 #[derive(Debug)]
 pub struct Simulator {
     process: Process,
@@ -133,15 +132,15 @@ pub struct Simulator {
     latency: Duration,
 }
 
-/// What a provider has seen so far.
-#[derive(Debug, Clone, Copy)]
-pub struct Seen {
-    /// Requests.
-    pub requests: u64,
-    /// Those that it registered.
-    pub registered: u64,
-    /// The most it ever had in flight.
-    pub max_in_flight: u64,
+/// What an upstream has seen so far.
+#[derive(Debug)]
+pub struct Stats(Value);
+
+impl Stats {
+    /// One of its numbers.
+    pub fn count(&self, name: &str) -> anyhow::Result<u64> {
+        self.0[name].as_u64().with_context(|| format!("the simulator tells no {name}"))
+    }
 }
 
 impl Simulator {
@@ -156,14 +155,8 @@ impl Simulator {
     }
 
     /// What it has seen.
-    pub async fn seen(&self) -> anyhow::Result<Seen> {
-        let stats: Value = self.http.get(format!("{}/_sim/stats", self.url())).send().await?.json().await?;
-        let count = |name: &str| stats[name].as_u64().with_context(|| format!("the simulator tells no {name}"));
-        Ok(Seen {
-            requests: count("requests")?,
-            registered: count("registered")?,
-            max_in_flight: count("max_in_flight")?,
-        })
+    pub async fn stats(&self) -> anyhow::Result<Stats> {
+        Ok(Stats(self.http.get(format!("{}/_sim/stats", self.url())).send().await?.json().await?))
     }
 }
 
@@ -185,29 +178,37 @@ enum Runs {
 }
 
 impl Server {
-    async fn new(url: String, key: String, state: TempDir, runs: Runs) -> anyhow::Result<Self> {
+    async fn new(url: String, key: String, state: TempDir, runs: Runs, first: &str) -> anyhow::Result<Self> {
         let server = Self { runs, url, key, http: http_client()?, state };
-        // A connection, and proof that the key counts.
-        server.get("/api/v1/batches?limit=1", None).await?;
+        server.get(first, None).await?;
         Ok(server)
     }
 
     /// The same server in this process, where what it asks of its store can be counted.
-    pub async fn in_this_process(bench: &Bench, simulator: &Simulator) -> anyhow::Result<Self> {
+    pub async fn in_this_process(
+        bench: &Bench,
+        settings: &[(&'static str, &str)],
+        first: &str,
+    ) -> anyhow::Result<Self> {
         let state = bench.state_folder()?;
         let engine = Embedded::open(state.path())?;
-        let settings = Settings::of(&[(batches::config::URL, simulator.url())]);
+        let settings = Settings::of(settings);
         let stop = CancellationToken::new();
         let backend = Backend::embedded(engine.clone(), state.path()).await?;
         let server = serve::Server::start(backend, &settings, ([127, 0, 0, 1], 0).into(), stop.clone()).await?;
         let (url, key) = (server.url.clone(), read_key(state.path())?);
         let task = tokio::spawn(server.run());
-        Self::new(url, key, state, Runs::Here { engine, stop, task }).await
+        Self::new(url, key, state, Runs::Here { engine, stop, task }, first).await
+    }
+
+    /// A request for `path`, ready to be sent.
+    pub fn request(&self, path: &str) -> reqwest::RequestBuilder {
+        self.http.get(format!("{}{path}", self.url)).bearer_auth(&self.key).timeout(ANSWERS_WITHIN)
     }
 
     /// Asks for `path`; with `wait`, the answer may take that many seconds.
     pub async fn get(&self, path: &str, wait: Option<u64>) -> anyhow::Result<Value> {
-        let mut request = self.http.get(format!("{}{path}", self.url)).bearer_auth(&self.key);
+        let mut request = self.request(path);
         if let Some(seconds) = wait {
             request = request.header("prefer", format!("wait={seconds}"));
         }
@@ -216,7 +217,8 @@ impl Server {
 
     /// Sends `body` to `path`.
     pub async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
-        read(self.http.post(format!("{}{path}", self.url)).bearer_auth(&self.key).json(body)).await
+        let request = self.http.post(format!("{}{path}", self.url)).bearer_auth(&self.key);
+        read(request.timeout(ANSWERS_WITHIN).json(body)).await
     }
 
     /// The most memory it ever held, in MiB, if it is a process of its own on Linux.
@@ -258,7 +260,7 @@ impl Server {
 }
 
 async fn read(request: reqwest::RequestBuilder) -> anyhow::Result<Value> {
-    let response = request.timeout(ANSWERS_WITHIN).send().await?;
+    let response = request.send().await?;
     let (status, url) = (response.status(), response.url().clone());
     let body = response.text().await?;
     if !status.is_success() {

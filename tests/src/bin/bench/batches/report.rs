@@ -1,17 +1,16 @@
 //! The numbers, the targets they are held against, and how both are shown: text for people, JSON
 //! with the same fields for programs. Times are seconds unless a name says otherwise.
 
-use std::{fmt, fs, thread, time::Duration};
+use std::{fmt, time::Duration};
 
-use comfy_table::{CellAlignment, Table, presets};
-use jiff::Timestamp;
 use kit::dynamo::embedded::Counts;
 use serde::Serialize;
 
+use super::{CONFLICT_RATE, IN_FLIGHT, measure::Run};
 use crate::{
-    CONFLICT_RATE, IN_FLIGHT,
-    measure::{Run, as_f64, median},
-    processes::line_of,
+    machine::Machine,
+    numbers::{as_f64, median},
+    print::{self, Target, maybe, section, table},
 };
 
 /// How much more memory a batch of ten times the size may take.
@@ -32,46 +31,6 @@ pub struct Report {
     pub memory: Memory,
     /// What it costs at the store.
     pub writes: Vec<Writes>,
-}
-
-/// What the numbers depend on.
-#[derive(Debug, Serialize)]
-pub struct Machine {
-    date: Timestamp,
-    cores: usize,
-    commit: Option<String>,
-    /// Whether there were changes that no commit has.
-    dirty: Option<bool>,
-    /// A small durable write to the disk below the store, in milliseconds.
-    disk_sync_ms: f64,
-    /// Processes that wanted to run, averaged over a minute, before and after.
-    load_before: Option<f64>,
-    load_after: Option<f64>,
-}
-
-impl Machine {
-    /// Looks around.
-    pub fn look(sync: Duration) -> Self {
-        let git = |arguments: &[&str]| line_of("git", &[&["-C", env!("CARGO_MANIFEST_DIR")], arguments].concat());
-        Self {
-            date: Timestamp::now(),
-            cores: thread::available_parallelism().map_or(1, usize::from),
-            commit: git(&["rev-parse", "--short=12", "HEAD"]),
-            dirty: git(&["status", "--porcelain"]).map(|first| !first.is_empty()),
-            disk_sync_ms: sync.as_secs_f64() * 1000.0,
-            load_before: load(),
-            load_after: None,
-        }
-    }
-
-    /// At the end of the run.
-    pub fn done(self) -> Self {
-        Self { load_after: load(), ..self }
-    }
-}
-
-fn load() -> Option<f64> {
-    fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
 }
 
 /// Batches of one size at the provider's usual latency.
@@ -216,13 +175,6 @@ impl Writes {
     }
 }
 
-/// A promise and whether it is kept.
-struct Target {
-    what: String,
-    measured: String,
-    met: bool,
-}
-
 impl Report {
     fn targets(&self) -> Vec<Target> {
         let paced = self.paced.iter().map(|paced| Target {
@@ -249,17 +201,7 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let machine = &self.machine;
-        let dirty = if machine.dirty == Some(true) { " with changes" } else { "" };
-        let commit = machine.commit.as_deref().unwrap_or("unknown");
-        writeln!(out, "{}  {} cores  commit {commit}{dirty}", machine.date, machine.cores)?;
-        writeln!(
-            out,
-            "load {} before, {} after; a durable write takes {:.2} ms",
-            maybe(machine.load_before, 1),
-            maybe(machine.load_after, 1),
-            machine.disk_sync_ms
-        )?;
+        self.machine.fmt(out)?;
 
         let mut paced =
             table(&["size", "latency", "ideal", "wall", "ratio", "worst", "requests", "round trip", "to possible"]);
@@ -311,28 +253,6 @@ impl fmt::Display for Report {
         }
         section(out, "Items written and read at the store, followed by list", &writes)?;
 
-        let mut targets = Table::new();
-        targets.load_style(presets::NOTHING);
-        for target in self.targets() {
-            targets.add_row([if target.met { "met" } else { "MISSED" }, &target.what, &target.measured]);
-        }
-        section(out, "Targets", &targets)
+        print::targets(out, &self.targets())
     }
-}
-
-fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(header);
-    table.column_iter_mut().for_each(|column| {
-        column.set_cell_alignment(CellAlignment::Right);
-    });
-    table
-}
-
-fn section(out: &mut fmt::Formatter<'_>, title: &str, table: &Table) -> fmt::Result {
-    write!(out, "\n{title}\n{}\n", table.trim_fmt())
-}
-
-fn maybe(value: Option<f64>, digits: usize) -> String {
-    value.map_or_else(|| "?".to_owned(), |value| format!("{value:.digits$}"))
 }

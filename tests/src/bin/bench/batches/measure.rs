@@ -1,5 +1,5 @@
 //! One measurement each: a batch from its POST to the first GET that shows it `Completed`, the same
-//! number of requests by a bare client, a durable write.
+//! number of requests by a bare client.
 //!
 //! **The one thing to know:** whoever looks too often slows down what it looks at. A client waits
 //! with `Prefer: wait` as people's clients do, and only where the end is near looks every few
@@ -7,9 +7,6 @@
 
 use std::{
     collections::HashSet,
-    fs::File,
-    io::{self, Write as _},
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -21,8 +18,9 @@ use anyhow::{Context as _, bail, ensure};
 use kit::dynamo::embedded::Counts;
 use serde_json::{Value, json};
 
+use super::IN_FLIGHT;
 use crate::{
-    IN_FLIGHT,
+    numbers::{as_f64, per_second},
     processes::{Server, Simulator, http_client},
 };
 
@@ -66,6 +64,25 @@ impl Run {
     }
 }
 
+/// What a provider has seen so far.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    requests: u64,
+    registered: u64,
+    max_in_flight: u64,
+}
+
+impl Seen {
+    async fn of(simulator: &Simulator) -> anyhow::Result<Self> {
+        let stats = simulator.stats().await?;
+        Ok(Self {
+            requests: stats.count("requests")?,
+            registered: stats.count("registered")?,
+            max_in_flight: stats.count("max_in_flight")?,
+        })
+    }
+}
+
 /// Has a batch of `size` registered, and checks that everything about it is right.
 ///
 /// With `expected` the client waits for it until shortly before that time.
@@ -75,7 +92,7 @@ pub async fn batch(
     size: u64,
     expected: Option<Duration>,
 ) -> anyhow::Result<Run> {
-    let before = simulator.seen().await?;
+    let before = Seen::of(simulator).await?;
     let processor_before = server.processor_time();
     let started = Instant::now();
     let created = server.post("/api/v1/batches", &json!({ "batch_size": size })).await?;
@@ -98,7 +115,7 @@ pub async fn batch(
     let wall = started.elapsed();
     let processor = server.processor_time().zip(processor_before).map(|(after, before)| after.saturating_sub(before));
     let (peak_mib, counts) = (server.peak_mib(), server.counts());
-    let after = simulator.seen().await?;
+    let after = Seen::of(simulator).await?;
 
     let registered = after.registered - before.registered;
     ensure!(registered == size, "the provider registered {registered} for a batch of {size}");
@@ -207,36 +224,4 @@ pub async fn bare(simulator: &Simulator, requests: u64) -> anyhow::Result<Bare> 
     ensure!(asked > 0, "{requests} requests tell nothing of their latency");
     let mean_latency = waited.div_f64(as_f64(asked));
     Ok(Bare { wall: started.elapsed(), registered, mean_latency })
-}
-
-/// How long a small durable write takes in `folder`: the median of 50.
-pub fn sync_time(folder: &Path) -> io::Result<Duration> {
-    let path = folder.join("sync");
-    let mut file = File::create(&path)?;
-    let mut times = Vec::new();
-    for _ in 0..50 {
-        let started = Instant::now();
-        file.write_all(&[0; 4096])?;
-        file.sync_data()?;
-        times.push(started.elapsed().as_secs_f64());
-    }
-    std::fs::remove_file(path)?;
-    Ok(Duration::from_secs_f64(median(&times)))
-}
-
-/// The middle of `values`, or the upper of the two in the middle; 0 of none.
-pub fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
-}
-
-fn per_second(count: u64, time: Duration) -> f64 {
-    as_f64(count) / time.as_secs_f64()
-}
-
-/// Counts here are exact in an f64: far below 2^53.
-#[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
-pub fn as_f64(count: u64) -> f64 {
-    count as f64
 }
