@@ -10,6 +10,7 @@ use futures::{
     FutureExt as _,
     future::{BoxFuture, Shared},
 };
+use jiff::Timestamp;
 use kit::clock::Clock;
 
 use crate::{
@@ -71,7 +72,9 @@ impl Live {
     pub async fn seen(&self, max_age: Duration) -> Result<Arc<Seen>, CpxError> {
         let running = {
             let mut state = self.0.state();
-            if let Some(seen) = state.last.as_ref().filter(|seen| self.0.is_young(seen, max_age)) {
+            if let Some(seen) =
+                state.last.as_ref().filter(|seen| is_young(seen.reading.observed_at, self.0.clock.now(), max_age))
+            {
                 return Ok(Arc::clone(seen));
             }
             state.running.get_or_insert_with(|| Arc::clone(&self.0).start()).clone()
@@ -83,13 +86,6 @@ impl Live {
 impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// By the wall clock, which goes on while a function is frozen. One that was set back makes
-    /// nothing young.
-    fn is_young(&self, seen: &Seen, max_age: Duration) -> bool {
-        let age = self.clock.now().duration_since(seen.reading.observed_at);
-        !max_age.is_zero() && Duration::try_from(age).is_ok_and(|age| age <= max_age)
     }
 
     fn start(self: Arc<Self>) -> Polling {
@@ -156,5 +152,24 @@ impl Inner {
             // Those that CPX lists no more are forgotten.
             state.members = Some(known.collect());
         }
+    }
+}
+
+/// By the wall clock, which goes on while a function is frozen. One that was set back makes nothing
+/// young.
+fn is_young(observed_at: Timestamp, now: Timestamp, max_age: Duration) -> bool {
+    !max_age.is_zero() && Duration::try_from(now.duration_since(observed_at)).is_ok_and(|age| age <= max_age)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_read_in_the_future_is_not_young() {
+        let now = Timestamp::constant(1_800_000_000, 0);
+        let is_young = |second, max_age| is_young(Timestamp::constant(second, 0), now, Duration::from_secs(max_age));
+        assert!(is_young(1_800_000_000, 1) && is_young(1_799_999_995, 5));
+        assert!(!is_young(1_799_999_994, 5) && !is_young(1_800_000_000, 0) && !is_young(1_800_000_001, 300));
     }
 }

@@ -473,6 +473,18 @@ mod tests {
         assert_eq!(steps[1999].subject.service().unwrap().as_str(), "Service1999");
     }
 
+    #[tokio::test]
+    async fn a_step_counts_where_it_was_written_and_brings_only_its_own_notice() {
+        let watcher = watcher().await;
+        let old = Notice { from: Phase::Ok, to: Phase::Firing, at: NOON - SignedDuration::from_mins(1) };
+        let notice = Outgoing { id: Uuid::now_v7(), notice: old, gone: false, channels: BTreeSet::new() };
+        let record = || Record { notice: Some(notice.clone()), ..fresh(Subject::Source) };
+        assert!(watcher.write(NOON, record()).await.unwrap().is_some());
+        // A slow worker may have struck it off meanwhile.
+        assert_eq!(watcher.store.records().await.unwrap()[0].notice, None);
+        assert!(watcher.write(NOON, record()).await.unwrap().is_none(), "it was another's");
+    }
+
     /// With nobody to send to, whatever is tried counts as sent.
     #[tokio::test]
     async fn after_its_time_a_tick_sends_nothing_more() {

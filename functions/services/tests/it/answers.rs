@@ -365,6 +365,8 @@ async fn a_full_page_that_is_the_last_has_no_next_one() {
             assert_eq!(page.json()["next_cursor"].is_string(), next, "{list} by {limit}");
             assert_eq!(page.next_link().is_some(), next, "{list} by {limit}");
         }
+        let whole = client.get(&format!("/api/v1/{list}")).await.expect(200).json();
+        assert_eq!(Value::from(client.all(&format!("/api/v1/{list}{join}limit=2")).await), whole["items"], "{list}");
     }
 }
 

@@ -38,6 +38,7 @@ async fn servers_that_hang_refuse_err_or_talk_nonsense_are_unknown_and_no_others
     let reply = client.get("/api/v1/servers?limit=500").await.expect(200).json();
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     assert_eq!(reply["complete"], true, "each had its time");
+    assert_eq!(world.sim.stats().asked, 300, "each was asked once");
     let items = reply["items"].as_array().unwrap();
     let statuses = statuses(items);
     let mut fates = BTreeMap::new();
@@ -119,6 +120,17 @@ async fn behind_a_server_that_hangs_at_a_stock_cpx_no_other_counts_as_silent() {
     for server in world.sim.servers() {
         assert_eq!(statuses[&server.ip.to_string()] == "unknown", server.fate == Fate::Hang, "{server:?}");
     }
+}
+
+#[tokio::test]
+async fn where_all_hang_at_a_stock_cpx_none_is_asked_more_than_three_times() {
+    let faults = cpx::Config { one_at_a_time: true, servers: 16, hang_rate: 1.0, ..cpx::Config::default() };
+    let world = World::with(faults, &[("MUSTER_CPX_TIMEOUT_SECONDS", "0.1")]).await;
+    let reply = world.client().await.get("/api/v1/servers").await.expect(200).json();
+    assert_eq!(reply["complete"], true);
+    assert!(reply["items"].as_array().unwrap().iter().all(|it| it["reason"] == "no answer in time"), "{reply}");
+    let asked: Vec<_> = world.sim.servers().iter().map(|it| it.asked).collect();
+    assert_eq!(asked.iter().max(), Some(&3), "{asked:?}");
 }
 
 #[tokio::test]

@@ -283,6 +283,13 @@ async fn a_topic_gets_words_for_people_and_json_for_programs() {
         url::form_urlencoded::parse(posts[0].1.as_bytes()).into_owned().collect();
     assert_eq!((&*fields["Action"], &*fields["TopicArn"], &*fields["MessageStructure"]), ("Publish", arn, "json"));
     assert_eq!(fields["Subject"], "AuthService is short of healthy servers: 1 of 3 servers healthy, at least 2 wanted");
+    // What a subscription can filter by, and tell one event twice from two by.
+    let attributes: std::collections::BTreeMap<_, _> = ["1", "2"]
+        .map(|n| format!("MessageAttributes.entry.{n}"))
+        .map(|entry| (&*fields[&format!("{entry}.Name")], &*fields[&format!("{entry}.Value.StringValue")]))
+        .into();
+    assert_eq!(attributes["type"], "services.alert.firing");
+    attributes["id"].parse::<uuid::Uuid>().unwrap();
     let message: Value = serde_json::from_str(&fields["Message"]).unwrap();
     let event: Value = serde_json::from_str(message["default"].as_str().unwrap()).unwrap();
     assert_eq!((&event["type"], &event["data"]["healthy"]), (&json!("services.alert.firing"), &json!(1)));

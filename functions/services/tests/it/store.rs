@@ -7,6 +7,7 @@ use kit::dynamo::{AttributeValue, Item};
 use services::{
     alert::{Notice, Phase, Silence},
     notify::Notifier,
+    poll::Members,
     server::{Rollup, ServiceName},
     store::{Channel, Claim, Kept, Outgoing, Record, ServiceStore, Subject},
     worker::sample,
@@ -137,4 +138,25 @@ async fn what_is_too_much_for_one_answer_is_read_to_its_end() {
         client.put_item().table_name(&table).set_item(Some(item)).send().await.unwrap();
     }
     assert_eq!(all().await, before);
+}
+
+#[tokio::test]
+async fn where_servers_belong_is_as_it_was_written_last() {
+    let records = World::new(well()).await.records();
+    let members = |servers: &[(u8, &str)]| -> Members {
+        let member = |&(n, name): &(u8, &str)| ([10, 58, 1, n].into(), ServiceName::try_from(name.to_owned()).unwrap());
+        servers.iter().map(member).collect()
+    };
+    let mut before = Members::new();
+    for servers in [
+        &[(1, "AuthService"), (2, "AuthService"), (3, "GeoService")][..],
+        // One is new, one moves, one is gone; then a service is.
+        &[(1, "AuthService"), (3, "AuthService"), (4, "GeoService")],
+        &[(4, "GeoService")],
+    ] {
+        let after = members(servers);
+        records.put_members(&before, &after).await.unwrap();
+        before = records.members().await.unwrap();
+        assert_eq!(before, after);
+    }
 }
