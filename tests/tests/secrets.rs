@@ -100,7 +100,9 @@ async fn a_secret_is_set_from_standard_input_and_listed_without_its_value() {
     assert!(set.stderr.contains(ID) && set.stderr.contains("five minutes"), "{set:?}");
     let after = machine.run(&[&LIST[..], &["-o", "json"]].concat()).await.exits(0);
     let expected = json!({"name": "MUSTER_LORAWAN_TOKEN", "state": "set", "changed_at": "2023-11-14T22:13:20Z"});
-    assert_eq!(after.json()["items"], json!([expected]));
+    // The simulated Secrets Manager holds one; there is another that nobody has made.
+    let other = json!({"name": "MUSTER_ALERTS_WEBHOOK_KEY", "state": "missing"});
+    assert_eq!(after.json()["items"], json!([other, expected]));
     let machine = machine.with("MUSTER_ENVIRONMENT", "muster-test");
     machine.run_with_input(&SET[..3], b"0ther").await.exits(0).lines();
     assert_eq!(manager.value().as_deref(), Some("0ther"));
@@ -112,7 +114,7 @@ async fn what_cannot_be_set_is_refused_with_what_would_be_right_and_changes_noth
     let machine = operator(&manager).await;
     let set = async |args: &[&str], input: &str| machine.run_with_input(args, input.as_bytes()).await;
     let unknown = ["secrets", "set", "MUSTER_LORAWAN_TOKN", "--environment", "muster-test"];
-    set(&unknown, "t0ken").await.refuses(2, &["MUSTER_LORAWAN_TOKN", "there are: MUSTER_LORAWAN_TOKEN"]);
+    set(&unknown, "t0ken").await.refuses(2, &["MUSTER_LORAWAN_TOKN", "there are: MUSTER_ALERTS_WEBHOOK_KEY, MUSTER_LORAWAN_TOKEN"]);
     set(&SET[..3], "t0ken").await.refuses(2, &["--environment", "MUSTER_ENVIRONMENT"]);
     set(&[&SET[..4], &["muster/test"]].concat(), "t0ken").await.refuses(2, &["such as muster-test"]);
     set(&[&SET[..], &["t0ken"]].concat(), "").await.refuses(2, &["unexpected argument"]);

@@ -233,11 +233,7 @@ impl Server {
     /// The processor time it has taken, if it is a process of its own on Linux.
     pub fn processor_time(&self) -> Option<Duration> {
         let Runs::Outside(process) = &self.runs else { return None };
-        let stat = process.proc("stat")?;
-        // The name, which may contain anything, is in parentheses; state is the first field after it.
-        let (_, fields) = stat.rsplit_once(')')?;
-        let ticks = |field| fields.split_whitespace().nth(field)?.parse::<u32>().ok();
-        Some(TICK * (ticks(11)? + ticks(12)?))
+        processor_time(&process.proc("stat")?)
     }
 
     /// What its store has been asked, if it runs in this process.
@@ -257,6 +253,19 @@ impl Server {
         self.state.close()?;
         Ok(())
     }
+}
+
+/// The processor time that this process has taken, on Linux.
+pub fn own_processor_time() -> Option<Duration> {
+    processor_time(&fs::read_to_string("/proc/self/stat").ok()?)
+}
+
+/// The processor time that `/proc/PID/stat` tells.
+fn processor_time(stat: &str) -> Option<Duration> {
+    // The name, which may contain anything, is in parentheses; state is the first field after it.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let ticks = |field| fields.split_whitespace().nth(field)?.parse::<u32>().ok();
+    Some(TICK * (ticks(11)? + ticks(12)?))
 }
 
 async fn read(request: reqwest::RequestBuilder) -> anyhow::Result<Value> {

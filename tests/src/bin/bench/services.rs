@@ -58,7 +58,7 @@ async fn one_at_a_time(bench: &Bench, latency: Duration, repetitions: usize) -> 
         let alone = bare(&simulator, &http_client()?, 1).await?;
         quiet(&server, &simulator, longest).await?;
         let busy = bare(&simulator, &http_client()?, 2).await?;
-        queued.add(alone, busy, &poll(&server, &simulator, STOCK, longest).await?);
+        queued.add(&alone, &busy, &poll(&server, &simulator, STOCK, longest).await?);
     }
     Ok(queued)
 }
@@ -80,7 +80,7 @@ async fn all_at_once(bench: &Bench) -> anyhow::Result<([Wide; 2], Peak)> {
             quiet(&server, &simulator, longest).await?;
             let possible = bare(&simulator, &http, AT_ONCE).await?;
             let polled = poll(&server, &simulator, MANY, longest).await?;
-            if number == 0 { &mut first } else { &mut later }.add(possible, &polled);
+            if number == 0 { &mut first } else { &mut later }.add(&possible, &polled);
         }
         peak.add(server.peak_mib());
     }

@@ -20,7 +20,7 @@ use serde_json::Value;
 
 use crate::{
     numbers::per_second,
-    processes::{Server, Simulator},
+    processes::{Server, Simulator, own_processor_time},
 };
 
 /// A new reading. The page is the largest there is.
@@ -114,8 +114,7 @@ pub async fn poll(server: &Server, simulator: &Simulator, servers: u32, longest:
         let started = Instant::now();
         let body = answer(server.request(READ)).await?;
         let wall = started.elapsed();
-        let processor =
-            server.processor_time().zip(processor_before).map(|(after, before)| after.saturating_sub(before));
+        let processor = grown(processor_before, server.processor_time());
         let asked = Asked::of(simulator).await?.since(before);
         if asked.lists == 1 {
             let unknown = check(server, &body, servers).await?;
@@ -137,10 +136,22 @@ async fn check(server: &Server, body: &[u8], servers: u32) -> anyhow::Result<u64
     u64::from(servers).checked_sub(reporting).with_context(|| format!("{reporting} of {servers} servers report"))
 }
 
-/// Reads the list and then every server with `at_once` requests in flight, and nothing else. The
-/// time that takes.
-pub async fn bare(simulator: &Simulator, http: &reqwest::Client, at_once: usize) -> anyhow::Result<Duration> {
-    let started = Instant::now();
+fn grown(before: Option<Duration>, after: Option<Duration>) -> Option<Duration> {
+    Some(after?.saturating_sub(before?))
+}
+
+/// What a client can do that judges nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Bare {
+    /// From the first request to the last answer.
+    pub wall: Duration,
+    /// Its processor time.
+    pub processor: Option<Duration>,
+}
+
+/// Reads the list and then every server with `at_once` requests in flight.
+pub async fn bare(simulator: &Simulator, http: &reqwest::Client, at_once: usize) -> anyhow::Result<Bare> {
+    let (processor_before, started) = (own_processor_time(), Instant::now());
     let list = answer(http.get(format!("{}/servers", simulator.url()))).await?;
     let ips: Arc<[IpAddr]> = serde_json::from_slice::<Vec<_>>(&list)?.into();
     let next = Arc::new(AtomicUsize::new(0));
@@ -159,7 +170,7 @@ pub async fn bare(simulator: &Simulator, http: &reqwest::Client, at_once: usize)
     for lane in lanes {
         lane.await??;
     }
-    Ok(started.elapsed())
+    Ok(Bare { wall: started.elapsed(), processor: grown(processor_before, own_processor_time()) })
 }
 
 /// What came of asking again and again.
@@ -207,7 +218,7 @@ pub async fn repeated(
         answers += lane.await??;
     }
     let wall = started.elapsed();
-    let processor = server.processor_time().zip(processor_before).map(|(after, before)| after.saturating_sub(before));
+    let processor = grown(processor_before, server.processor_time());
     ensure!(Asked::of(simulator).await? == before, "GET {path} has asked CPX, or the worker has, meanwhile");
     let per_processor = processor.map(|processor| per_second(answers, processor));
     Ok(Repeated { rate: per_second(answers, wall), per_processor, bytes })

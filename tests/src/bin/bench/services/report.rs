@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 
 use serde::Serialize;
 
-use super::measure::{Polled, Repeated};
+use super::measure::{Bare, Polled, Repeated};
 use crate::{
     machine::Machine,
     numbers::{as_f64, median, milliseconds, worst},
@@ -80,10 +80,10 @@ impl Queued {
     }
 
     /// Takes a repetition in.
-    pub fn add(&mut self, alone: Duration, busy: Duration, polled: &Polled) {
+    pub fn add(&mut self, alone: &Bare, busy: &Bare, polled: &Polled) {
         self.wall.push(polled.wall.as_secs_f64());
-        self.alone.push(alone.as_secs_f64());
-        self.busy.push(busy.as_secs_f64());
+        self.alone.push(alone.wall.as_secs_f64());
+        self.busy.push(busy.wall.as_secs_f64());
         let to_alone = ratios(&self.wall, &self.alone);
         self.ratio = median(&to_alone);
         self.worst_ratio = worst(&to_alone);
@@ -126,8 +126,12 @@ pub struct Wide {
     /// The median of the server's processor time for each of the servers that it read, in
     /// microseconds.
     processor_us: Option<f64>,
+    /// The same of the bare client.
+    bare_processor_us: Option<f64>,
     #[serde(skip)]
     processor: Vec<f64>,
+    #[serde(skip)]
+    bare_processor: Vec<f64>,
 }
 
 impl Wide {
@@ -149,23 +153,32 @@ impl Wide {
             bare_ratio: 0.0,
             ratio_to_bare: 0.0,
             processor_us: None,
+            bare_processor_us: None,
             processor: Vec::new(),
+            bare_processor: Vec::new(),
         }
     }
 
     /// Takes a repetition in.
-    pub fn add(&mut self, bare: Duration, polled: &Polled) {
+    pub fn add(&mut self, bare: &Bare, polled: &Polled) {
         self.wall.push(polled.wall.as_secs_f64());
-        self.bare.push(bare.as_secs_f64());
+        self.bare.push(bare.wall.as_secs_f64());
         self.ratio = median(&self.wall) / self.ideal;
         self.worst_ratio = worst(&self.wall) / self.ideal;
         self.unknown.push(polled.unknown);
         self.met = self.ratio <= self.target && self.unknown.iter().all(|unknown| *unknown == 0);
         self.bare_ratio = median(&self.bare) / self.ideal;
         self.ratio_to_bare = median(&ratios(&self.wall, &self.bare));
-        self.processor.extend(polled.processor.map(|time| time.as_secs_f64() * 1e6 / f64::from(self.servers)));
-        self.processor_us = (!self.processor.is_empty()).then(|| median(&self.processor));
+        let each = |time: Duration| time.as_secs_f64() * 1e6 / f64::from(self.servers);
+        self.processor.extend(polled.processor.map(each));
+        self.bare_processor.extend(bare.processor.map(each));
+        self.processor_us = median_of_some(&self.processor);
+        self.bare_processor_us = median_of_some(&self.bare_processor);
     }
+}
+
+fn median_of_some(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| median(values))
 }
 
 fn ratios(times: &[f64], to: &[f64]) -> Vec<f64> {
@@ -232,7 +245,7 @@ impl Cost {
         self.rates.push(repeated.rate);
         self.per_second = median(&self.rates);
         self.per_processor.extend(repeated.per_processor);
-        self.per_core_second = (!self.per_processor.is_empty()).then(|| median(&self.per_processor));
+        self.per_core_second = median_of_some(&self.per_processor);
         self.processor_us = self.per_core_second.map(|rate| 1e6 / rate);
     }
 }
@@ -299,7 +312,8 @@ impl fmt::Display for Report {
             "bare client",
             "ratio",
             "to bare",
-            "server's processor",
+            "processor",
+            "bare client's",
         ]);
         for row in &self.wide {
             wide.add_row([
@@ -315,6 +329,7 @@ impl fmt::Display for Report {
                 format!("{:.3}", row.bare_ratio),
                 format!("{:.3}", row.ratio_to_bare),
                 format!("{} µs each", maybe(row.processor_us, 0)),
+                format!("{} µs each", maybe(row.bare_processor_us, 0)),
             ]);
         }
         section(out, "A reading where CPX handles hundreds", &wide)?;
