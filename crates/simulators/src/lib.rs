@@ -11,7 +11,9 @@
 //! - [`lorawan`]: the provider that registers DevEUIs;
 //! - [`shoutcloud`]: ALL-CAPS as a service;
 //! - [`cpx`]: the cloud provider whose servers tell how loaded they are; its faults belong to
-//!   servers and last, and a script can make servers sick at given times.
+//!   servers and last, and a script can make servers sick at given times;
+//! - [`deployments`]: deployments with hosts that boot and drain and a load that changes, in a time
+//!   of the simulator's own that a test can move.
 //!
 //! Each module has a `Config` (all faults off by default), `start`, and a [`server::Simulator`]
 //! with `url()`, `stats()`, `set()` to change the faults while it runs, and `stop()`; dropping it
@@ -47,6 +49,7 @@
 
 pub mod call;
 pub mod cpx;
+pub mod deployments;
 pub mod faults;
 pub mod lorawan;
 pub mod server;

@@ -11,7 +11,7 @@ use std::{
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use simulators::{
-    cpx, lorawan,
+    cpx, deployments, lorawan,
     server::{Simulator, Upstream},
     shoutcloud,
 };
@@ -52,6 +52,14 @@ enum Which {
         #[command(flatten, next_help_heading = "Fleet and faults")]
         config: cpx::Config,
     },
+    /// The deployments API, whose hosts boot and drain under a load that changes
+    #[command(after_long_help = deployments::HELP)]
+    Deployments {
+        #[command(flatten)]
+        at: At,
+        #[command(flatten, next_help_heading = "Deployments and faults")]
+        config: deployments::Config,
+    },
 }
 
 #[derive(Debug, Clone, Copy, Args)]
@@ -81,6 +89,7 @@ async fn main() -> anyhow::Result<()> {
         Which::Lorawan { at, config } => run("lorawan", lorawan::start_on(at.addr(), config).await?).await,
         Which::Shoutcloud { at, config } => run("shoutcloud", shoutcloud::start_on(at.addr(), config).await?).await,
         Which::Cpx { at, config } => run("cpx", cpx::start_on(at.addr(), config).await?).await,
+        Which::Deployments { at, config } => run("deployments", deployments::start_on(at.addr(), config).await?).await,
     }
 }
 

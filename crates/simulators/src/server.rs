@@ -64,6 +64,11 @@ pub trait Upstream: Send + Sync + 'static {
     /// A list of its own under `GET /_sim/{name}`.
     fn list(&self, name: &str) -> Option<Value>;
 
+    /// Something of its own that is done by `POST /_sim/{name}`: the answer, or why it was refused.
+    fn act(&self, _name: &str, _body: &[u8]) -> Option<Result<Value, String>> {
+        None
+    }
+
     /// Why these faults make no sense, in words for whoever set them. Asked before a start and on
     /// `POST /_sim/faults`, for what the types of the fields cannot tell.
     fn check(_config: &Self::Config) -> Result<(), String> {
@@ -364,19 +369,28 @@ async fn read(body: Incoming) -> Result<Bytes, Answer> {
 
 /// `/_sim/…`: looking at and changing the simulator itself.
 fn control<U: Upstream>(shared: &Shared<U>, method: &Method, name: &str, body: &[u8]) -> Answer {
+    if *method == Method::POST
+        && let Some(answer) = shared.upstream.act(name, body)
+    {
+        return done(answer);
+    }
     match (name, method) {
         ("stats", &Method::GET) => Answer::json(StatusCode::OK, &shared.stats()),
         ("faults", &Method::GET) => Answer::json(StatusCode::OK, &shared.upstream.config()),
-        ("faults", &Method::POST) => match change_faults(&shared.upstream, body) {
-            Ok(config) => Answer::json(StatusCode::OK, &config),
-            Err(message) => Answer::json(StatusCode::BAD_REQUEST, &serde_json::json!({ "message": message })),
-        },
+        ("faults", &Method::POST) => done(change_faults(&shared.upstream, body)),
         ("faults", _) => Answer::not_allowed(&Method::POST),
         (name, method) => match shared.upstream.list(name) {
             Some(list) if method == Method::GET => Answer::json(StatusCode::OK, &list),
             None if name != "stats" => Answer::empty(StatusCode::NOT_FOUND),
             _ => Answer::not_allowed(&Method::GET),
         },
+    }
+}
+
+fn done(answer: Result<impl Serialize, String>) -> Answer {
+    match answer {
+        Ok(answer) => Answer::json(StatusCode::OK, &answer),
+        Err(message) => Answer::json(StatusCode::BAD_REQUEST, &serde_json::json!({ "message": message })),
     }
 }
 

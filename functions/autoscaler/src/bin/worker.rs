@@ -1,1 +1,34 @@
-fn main(){}
+//! The Lambda function that scales the deployments: started every minute, for two ticks.
+
+use autoscaler::{config::Config, tick::Scaler};
+use kit::{
+    clock::Clock,
+    dynamo::Store,
+    lambda::{self, Trigger},
+};
+use tokio_util::sync::CancellationToken;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), lambda::Error> {
+    lambda::run_worker(async {
+        let store = Store::from_env().await;
+        store.warm(&autoscaler::store::TABLE).await;
+        let config = Config::from_env()?;
+        let clock = Clock::system();
+        let scaler = config.deployments.map(|api| Scaler::new(api, store, config.at_once, clock.clone()));
+        Ok(async move |invocation: lambda::Invocation| {
+            // A stack without deployments scales nothing, so there is nothing to fail at.
+            let Some(scaler) = &scaler else {
+                return Ok(serde_json::json!({"ended": "MUSTER_DEPLOYMENTS_URL is not set"}));
+            };
+            // The minute it was meant for, however late it comes.
+            let time = match invocation.trigger {
+                Trigger::Schedule { slot } => slot,
+                Trigger::Stream { .. } | Trigger::Manual => clock.now(),
+            };
+            let reports = scaler.minute(time, &CancellationToken::new()).await?;
+            Ok(serde_json::json!({ "ticks": reports }))
+        })
+    })
+    .await
+}
