@@ -104,7 +104,7 @@ impl Load {
                 between(*low, *high, f64::midpoint(1.0, angle.cos()))
             }
             Self::Spike { busy, high, at: first, lasts, every } => match last_spike(at, *first, *every) {
-                Some(began) if at < began + *lasts => *high,
+                Some(began) if at < began.saturating_add(*lasts) => *high,
                 _ => *busy,
             },
             Self::Noise { level, swing, seed } => {
@@ -133,11 +133,11 @@ impl Load {
         match self {
             Self::Steady { .. } => None,
             Self::Daily { .. } | Self::Noise { .. } => Some(on_grid(at) + GRID),
-            Self::Ramp { at: begins, lasts, .. } => (on_grid(at) < *begins + *lasts).then(|| on_grid(at) + GRID),
+            Self::Ramp { at: begins, lasts, .. } => (on_grid(at) < begins.saturating_add(*lasts)).then(|| on_grid(at) + GRID),
             Self::Spike { at: first, lasts, every, .. } => match last_spike(at, *first, *every) {
                 None => Some(*first),
-                Some(began) if at < began + *lasts => Some(began + *lasts),
-                Some(began) => every.map(|every| began + every),
+                Some(began) if at < began.saturating_add(*lasts) => Some(began.saturating_add(*lasts)),
+                Some(began) => every.map(|every| began.saturating_add(every)),
             },
             Self::Points { points } => points.iter().map(|point| point.at).find(|next| *next > at),
         }
@@ -170,8 +170,8 @@ fn since_midnight(at: Duration) -> Duration {
 fn last_spike(at: Duration, first: Duration, every: Option<Duration>) -> Option<Duration> {
     let since = at.checked_sub(first)?;
     let Some(every) = every.filter(|every| !every.is_zero()) else { return Some(first) };
-    let spikes = u32::try_from(since.as_nanos() / every.as_nanos()).unwrap_or(u32::MAX);
-    Some(first + every * spikes)
+    let ago = u64::try_from(since.as_nanos() % every.as_nanos()).unwrap_or(u64::MAX);
+    Some(at.saturating_sub(Duration::from_nanos(ago)))
 }
 
 /// So far (0 to 1) on the way from one number to another.
