@@ -27,11 +27,13 @@ resource "aws_lambda_function" "function" {
 
   memory_size = each.value.memory_mb
   timeout     = each.value.timeout_seconds
-  # A worker works for all: its upstream takes no more than one sender. Where a stream wakes it too,
-  # the tick that comes meanwhile needs a place of its own to find the lease taken and end; with one
-  # place it would be throttled, tried again and at last put among the dead letters.
+  # A worker works for all: its upstream takes no more than one sender. One whose runs fill their
+  # minutes (`concurrency` 2) needs a second place, for what comes meanwhile: the tick while the
+  # stream's run goes on, or the same tick once more. It finds the lease or the slot taken and does
+  # nothing. With one place it would be throttled and tried again, each time in the middle of a run,
+  # until it is too old and becomes a dead letter: an alarm about nothing.
   reserved_concurrent_executions = (
-    each.value.kind == "worker" && var.reserve_concurrency ? (each.value.stream == null ? 1 : 2) : -1
+    each.value.kind == "worker" && var.reserve_concurrency ? each.value.concurrency : -1
   )
 
   vpc_config {
@@ -93,14 +95,17 @@ resource "aws_lambda_permission" "alb" {
 }
 
 # What becomes of an invocation that nobody waits for and that fails: one more try, then the queue.
+# The try comes a minute later. Where each minute's work is worth nothing in the next (`retries` 0)
+# there is none: it would meet the next run, do nothing, and hide that a minute was lost.
 resource "aws_lambda_function_event_invoke_config" "worker" {
   for_each = local.worker_functions
 
   function_name = aws_lambda_function.function[each.key].function_name
   qualifier     = aws_lambda_alias.live[each.key].name
-  # The next tick does the same work, so an old one is worth nothing.
+  # The next tick does the same work, so an old one is worth nothing. This is for events that Lambda
+  # had no place for, or could not start; they are tried again after 1, 2, 4 … seconds.
   maximum_event_age_in_seconds = 120
-  maximum_retry_attempts       = 1
+  maximum_retry_attempts       = each.value.retries
 
   destination_config {
     on_failure {

@@ -26,6 +26,8 @@ locals {
       environment       = [for name in f.environment : tostring(name)]
       secrets           = [for name in f.secrets : tostring(name)]
       topics            = [for name in try(f.topics, []) : tostring(name)]
+      concurrency       = try(tonumber(f.concurrency), f.kind == "worker" ? 1 : null)
+      retries           = try(tonumber(f.retries), 1)
       schedule          = try(tostring(f.schedule), null)
       stream            = try(tostring(f.stream), null)
       stream_filter     = try(jsonencode(f.stream_filter), null)

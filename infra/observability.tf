@@ -109,8 +109,39 @@ locals {
         ])
       }
     },
+    {
+      for name, alarm in local.scaling_alarms : name => merge(alarm, {
+        namespace  = "muster"
+        statistic  = "Maximum"
+        dimensions = { Environment = local.prefix, Function = "${local.prefix}-autoscaler-worker" }
+        period     = 60
+      }) if contains(keys(var.settings), "MUSTER_DEPLOYMENTS_URL")
+    },
   )
   alarm_names = keys(local.alarms)
+
+  # About deployments that are not scaled, or not down, though the worker runs and the API answers.
+  # It measures once a minute. A minute or two of each are nothing: the next readings end them.
+  scaling_alarms = {
+    "scaling-frozen" = {
+      metric  = "ScalingFrozen"
+      periods = 15
+      bad     = 10
+      what    = "For ten of fifteen minutes no host was taken away anywhere: too many deployments could not be read, or most have vanished from the list. Hosts are added all the same. GET /api/v1/deployments says why under `fleet`."
+    }
+    "deployments-not-reached" = {
+      metric  = "DeploymentsNotReached"
+      periods = 10
+      bad     = 5
+      what    = "In five of ten minutes there was no time to read some deployments, which come first in the next tick. The API is slow: raise MUSTER_DEPLOYMENTS_CONCURRENCY, lower MUSTER_DEPLOYMENTS_TIMEOUT_SECONDS, or give autoscaler-worker more memory."
+    }
+    "deployments-unreadable" = {
+      metric  = "DeploymentsUnreadable"
+      periods = 30
+      bad     = 30
+      what    = "For half an hour a deployment, or one after the other, could not be read, and was not scaled. GET /api/v1/deployments?state=unreadable and ?state=breaker_open list them with what is wrong."
+    }
+  }
 }
 
 resource "aws_cloudwatch_metric_alarm" "alarm" {
@@ -123,8 +154,9 @@ resource "aws_cloudwatch_metric_alarm" "alarm" {
   metric_name         = each.value.metric
   dimensions          = each.value.dimensions
   statistic           = try(each.value.statistic, "Sum")
-  period              = 300
-  evaluation_periods  = 1
+  period              = try(each.value.period, 300)
+  evaluation_periods  = try(each.value.periods, 1)
+  datapoints_to_alarm = try(each.value.bad, null) # of these periods; all unless given
   comparison_operator = try(each.value.comparison, "GreaterThanOrEqualToThreshold")
   threshold           = try(each.value.threshold, 1)
   treat_missing_data  = try(each.value.missing, "notBreaching")
@@ -174,6 +206,9 @@ locals {
     "B Upstreams: p90 answer, milliseconds" = { metrics = ["UpstreamLatency"], by = "Upstream", stat = "p90" }
     "C Servers"                             = { metrics = ["ServersSeen", "ServersUnknown"], by = "Function", stat = "Maximum" }
     "D Alerts firing"                       = { metrics = ["AlertsFiring"], by = "Function", stat = "Maximum" }
+    "E Deployments"                         = { metrics = ["DeploymentsSeen", "DeploymentsShort", "DeploymentsUnreadable", "DeploymentsNotReached"], by = "Function", stat = "Maximum" }
+    "F Hosts, and requests without answer"  = { metrics = ["HostsAdded", "HostsRemoved", "ScalingsUnknown"], by = "Function", stat = "Sum" }
+    "G Minutes without scaling down"        = { metrics = ["ScalingFrozen"], by = "Function", stat = "Maximum" }
   }
 }
 

@@ -11,6 +11,7 @@ log_retention_days  = 90
 settings = {
   # MUSTER_LORAWAN_URL  = "https://provider.example"
   # MUSTER_CPX_URL      = "https://cpx.example"
+  # MUSTER_DEPLOYMENTS_URL = "https://deployments.example"
   # MUSTER_ALERTS_WEBHOOK_URL = "https://hooks.example/muster"
   MUSTER_SHOUTCLOUD_URL = "http://api.shoutcloud.io"
 }

@@ -39,11 +39,14 @@ run "every_route_reaches_its_own_function_and_the_rest_is_a_404" {
   assert {
     condition = alltrue([
       for path, owner in {
-        "/healthz/services" = "services", "/healthz/services-worker" = "", "/api/v1/unhealthy-services" = "services", "/api/v1/unhealthy-services/x" = "",
-        "/api/v1/servers"   = "services", "/api/v1/servers/10.58.1.121/history" = "services", "/api/v1/servers/2001:db8::1/history" = "services",
-        "/api/v1/services"  = "services", "/api/v1/services/AuthService" = "services", "/api/v1/services/AuthService/history" = "services",
-        "/api/v1/alerts"    = "services", "/api/v1/alerts/x/silence" = "services", "/api/v1/alert" = "", "/api/v1/serverside" = "", "/api/v1/services-" = "",
-        "/api/v1/batch"     = "batches", "/api/v1/batches/x" = "batches", "/api/v1/shout" = "shout", "/api/v1/shout/x" = "", "/healthz" = "shout",
+        "/healthz/services"          = "services", "/healthz/services-worker" = "", "/api/v1/unhealthy-services" = "services", "/api/v1/unhealthy-services/x" = "",
+        "/api/v1/servers"            = "services", "/api/v1/servers/10.58.1.121/history" = "services", "/api/v1/servers/2001:db8::1/history" = "services",
+        "/api/v1/services"           = "services", "/api/v1/services/AuthService" = "services", "/api/v1/services/AuthService/history" = "services",
+        "/api/v1/alerts"             = "services", "/api/v1/alerts/x/silence" = "services", "/api/v1/alert" = "", "/api/v1/serverside" = "", "/api/v1/services-" = "",
+        "/api/v1/deployments"        = "autoscaler", "/api/v1/deployments/eu-1/decisions" = "autoscaler", "/api/v1/deployments/a%2Fb/policy" = "autoscaler",
+        "/api/v1/deployments-policy" = "autoscaler", "/api/v1/deployments-policy/x" = "", "/api/v1/deployments-x" = "", "/api/v1/deployment" = "",
+        "/healthz/autoscaler"        = "autoscaler", "/healthz/autoscaler-worker" = "",
+        "/api/v1/batch"              = "batches", "/api/v1/batches/x" = "batches", "/api/v1/shout" = "shout", "/api/v1/shout/x" = "", "/healthz" = "shout",
       } :
       join(" ", distinct([
         for key, rule in aws_lb_listener_rule.function : split("/", key)[0]
@@ -57,6 +60,10 @@ run "every_route_reaches_its_own_function_and_the_rest_is_a_404" {
   assert {
     condition     = { for key, rule in local.listener_rules : key => rule.priority if rule.function == "services" } == { "services/0" = 300, "services/1" = 301 }
     error_message = "the eight paths of services take two rules"
+  }
+  assert {
+    condition     = { for key, rule in local.listener_rules : key => rule.priority if rule.function == "autoscaler" } == { "autoscaler/0" = 400 }
+    error_message = "the four paths of autoscaler take one rule"
   }
 
   assert {

@@ -10,10 +10,12 @@ variables {
   deletion_protection = false
   certificate_arn     = "arn:aws:acm:us-east-1:123456789012:certificate/1"
   settings = {
-    MUSTER_LORAWAN_URL    = "https://provider.example"
-    MUSTER_SHOUTCLOUD_URL = "http://shoutcloud.example"
-    MUSTER_CPX_URL        = "https://cpx.example"
-    MUSTER_MIN_HEALTHY    = "3"
+    MUSTER_LORAWAN_URL             = "https://provider.example"
+    MUSTER_SHOUTCLOUD_URL          = "http://shoutcloud.example"
+    MUSTER_CPX_URL                 = "https://cpx.example"
+    MUSTER_MIN_HEALTHY             = "3"
+    MUSTER_DEPLOYMENTS_URL         = "https://deployments.example"
+    MUSTER_DEPLOYMENTS_CONCURRENCY = "64"
   }
 }
 
@@ -41,11 +43,23 @@ run "the_stack_is_what_functions_json_and_tables_json_say" {
     error_message = "every function needs the alias live"
   }
   assert {
-    condition = alltrue([
-      for name, f in aws_lambda_function.function :
-      f.reserved_concurrent_executions == (local.functions[name].kind == "http" ? -1 : local.functions[name].stream == null ? 1 : 2)
-    ])
-    error_message = "workers have their places reserved, HTTP functions have not"
+    condition = {
+      for name, f in aws_lambda_function.function : name => f.reserved_concurrent_executions
+      if f.reserved_concurrent_executions != -1
+    } == { batches-worker = 2, services-worker = 1, autoscaler-worker = 2 }
+    error_message = "workers have their places reserved, those whose runs fill their minutes two; HTTP functions have none"
+  }
+  # A run that may outlast the minute meets the next tick: that needs a place.
+  assert {
+    condition     = alltrue([for name, f in local.worker_functions : f.concurrency == 2 || (f.timeout_seconds < 58 && f.stream == null)])
+    error_message = "a worker's runs fill their minutes, or a stream starts it too, and it has one place"
+  }
+  assert {
+    condition = {
+      for name, config in aws_lambda_function_event_invoke_config.worker :
+      name => "${config.qualifier} ${config.maximum_retry_attempts} ${config.maximum_event_age_in_seconds}"
+    } == { batches-worker = "live 1 120", services-worker = "live 1 120", autoscaler-worker = "live 0 120" }
+    error_message = "a failed run is tried again once, but for the autoscaler's, whose next tick has come by then"
   }
   assert {
     condition = alltrue([
@@ -91,6 +105,20 @@ run "the_stack_is_what_functions_json_and_tables_json_say" {
       local.functions["services"].environment, ["MUSTER_ALERTS_WEBHOOK_URL"]
     )
     error_message = "services and services-worker read the fleet with different settings"
+  }
+
+  # Both, and nothing besides: what explain answers is what the worker would do.
+  assert {
+    condition = alltrue([
+      for name in ["autoscaler", "autoscaler-worker"] : aws_lambda_function.function[name].environment[0].variables == tomap({
+        MUSTER_DEPLOYMENTS_URL         = "https://deployments.example"
+        MUSTER_DEPLOYMENTS_CONCURRENCY = "64"
+        MUSTER_ENVIRONMENT             = "muster-test"
+        MUSTER_LOG                     = "info"
+        MUSTER_TABLE_PREFIX            = "muster-test-"
+      })
+    ]) && local.functions["autoscaler"].environment == local.functions["autoscaler-worker"].environment
+    error_message = "autoscaler and autoscaler-worker do not read the deployments with the same settings"
   }
 
   # The policies are exact.
@@ -246,6 +274,15 @@ run "the_stack_is_what_functions_json_and_tables_json_say" {
     condition     = aws_lambda_function.function["services-worker"].timeout < 60 && aws_lambda_function.function["services-worker"].reserved_concurrent_executions == 1
     error_message = "two runs of services-worker may meet"
   }
+  # Two ticks, half a minute apart, the second of which has 25 seconds and a little for its last writes.
+  assert {
+    condition = (
+      aws_lambda_function.function["autoscaler-worker"].timeout > 30 + 25 && aws_lambda_function.function["autoscaler-worker"].timeout < 60
+      && aws_scheduler_schedule.worker["autoscaler-worker"].schedule_expression == "rate(1 minute)"
+      && aws_dynamodb_table.table["autoscaler"].stream_enabled == false
+    )
+    error_message = "autoscaler-worker is started each minute, by nothing else, and has time for both of its ticks"
+  }
 
   # Every alarm is there and reaches the topic.
 
@@ -258,7 +295,9 @@ run "the_stack_is_what_functions_json_and_tables_json_say" {
   assert {
     condition = alltrue([
       for name in concat(
-        ["load-balancer-5xx", "answers-5xx", "dead-letters", "upstream-cpx", "upstream-lorawan", "upstream-shoutcloud"],
+        ["load-balancer-5xx", "answers-5xx", "dead-letters"],
+        [for upstream in ["cpx", "deployments", "lorawan", "shoutcloud"] : "upstream-${upstream}"],
+        ["scaling-frozen", "deployments-not-reached", "deployments-unreadable"],
         [for f in keys(local.functions) : "errors-${f}"],
         [for f in keys(local.functions) : "throttles-${f}"],
         [for f in keys(local.worker_functions) : "not-run-${f}"],
@@ -269,6 +308,30 @@ run "the_stack_is_what_functions_json_and_tables_json_say" {
   assert {
     condition     = aws_cloudwatch_metric_alarm.alarm["not-run-batches-worker"].treat_missing_data == "breaching"
     error_message = "a worker that never runs leaves no metric, which must count as bad"
+  }
+  # About what the worker measures, by the names and dimensions that it does so with, by the minute.
+  assert {
+    condition = {
+      for name, alarm in aws_cloudwatch_metric_alarm.alarm : name =>
+      "${alarm.namespace} ${alarm.metric_name} ${alarm.statistic} ${alarm.comparison_operator} ${alarm.threshold}: ${alarm.datapoints_to_alarm} of ${alarm.evaluation_periods} x ${alarm.period} s, ${alarm.treat_missing_data}"
+      if contains(keys(local.scaling_alarms), name)
+      } == {
+      scaling-frozen          = "muster ScalingFrozen Maximum GreaterThanOrEqualToThreshold 1: 10 of 15 x 60 s, notBreaching"
+      deployments-not-reached = "muster DeploymentsNotReached Maximum GreaterThanOrEqualToThreshold 1: 5 of 10 x 60 s, notBreaching"
+      deployments-unreadable  = "muster DeploymentsUnreadable Maximum GreaterThanOrEqualToThreshold 1: 30 of 30 x 60 s, notBreaching"
+      } && alltrue([
+        for name in keys(local.scaling_alarms) :
+        aws_cloudwatch_metric_alarm.alarm[name].dimensions == tomap({ Environment = "muster-test", Function = "muster-test-autoscaler-worker" })
+    ])
+    error_message = "an alarm about scaling looks at another metric than the worker's, or at another time"
+  }
+  # All others look at five minutes as one.
+  assert {
+    condition = alltrue([
+      for name, alarm in aws_cloudwatch_metric_alarm.alarm : alarm.period == 300 && alarm.evaluation_periods == 1
+      if !contains(keys(local.scaling_alarms), name)
+    ])
+    error_message = "an alarm's time has changed"
   }
   # No alarm about a webhook that nobody asked for.
   assert {
@@ -281,12 +344,15 @@ run "the_stack_is_what_functions_json_and_tables_json_say" {
   assert {
     condition = toset([
       for widget in jsondecode(aws_cloudwatch_dashboard.main.dashboard_body).widgets : widget.properties.metrics[0][0].expression
-      if contains(["Servers", "Alerts firing"], widget.properties.title)
+      if can(regex("^(Servers|Alerts firing|Deployments|Hosts|Minutes without)", widget.properties.title))
       ]) == toset([
       "SEARCH('{muster,Environment,Function} Environment=\"muster-test\" MetricName=(\"ServersSeen\" OR \"ServersUnknown\")', 'Maximum', 60)",
       "SEARCH('{muster,Environment,Function} Environment=\"muster-test\" MetricName=(\"AlertsFiring\")', 'Maximum', 60)",
+      "SEARCH('{muster,Environment,Function} Environment=\"muster-test\" MetricName=(\"DeploymentsSeen\" OR \"DeploymentsShort\" OR \"DeploymentsUnreadable\" OR \"DeploymentsNotReached\")', 'Maximum', 60)",
+      "SEARCH('{muster,Environment,Function} Environment=\"muster-test\" MetricName=(\"HostsAdded\" OR \"HostsRemoved\" OR \"ScalingsUnknown\")', 'Sum', 60)",
+      "SEARCH('{muster,Environment,Function} Environment=\"muster-test\" MetricName=(\"ScalingFrozen\")', 'Maximum', 60)",
     ])
-    error_message = "the dashboard does not show what services-worker measures"
+    error_message = "the dashboard does not show what services-worker and autoscaler-worker measure"
   }
   # No two graphs lie on one another, and none is taken for another one's place.
   assert {
@@ -330,6 +396,11 @@ run "with_a_customer_key_the_roles_may_use_it_for_what_they_do" {
   assert {
     condition     = aws_cloudwatch_metric_alarm.alarm["upstream-alerts_webhook"].dimensions.Upstream == "alerts_webhook"
     error_message = "a webhook that is always refused must be noticed, by the name that its metrics have"
+  }
+  # These settings have no deployments API.
+  assert {
+    condition     = length(setintersection(keys(local.scaling_alarms), keys(aws_cloudwatch_metric_alarm.alarm))) == 0
+    error_message = "there is an alarm about deployments where none are scaled"
   }
 }
 

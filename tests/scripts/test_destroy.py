@@ -121,11 +121,11 @@ class Residue(unittest.TestCase):
 class Protection(unittest.TestCase):
     def test_only_this_stacks_own_tables_are_looked_at(self):
         account = Account({"dynamodb describe-table": {"Table": {"DeletionProtectionEnabled": True}}, "elbv2": "An error occurred (LoadBalancerNotFound)"})
-        self.assertEqual(destroy.protection(account), [("table", f"muster-test-{name}") for name in ("access", "batches", "services")])
+        self.assertEqual(destroy.protection(account), [("table", f"muster-test-{name}") for name in ("access", "batches", "services", "autoscaler")])
         with redirect_stderr(io.StringIO()):
             destroy.unprotect(account, destroy.protection(account))
         changed = [call for call in account.calls if "update-table" in call]
-        self.assertEqual(changed, [f"dynamodb update-table --table-name muster-test-{name} --no-deletion-protection-enabled" for name in ("access", "batches", "services")])
+        self.assertEqual(changed, [f"dynamodb update-table --table-name muster-test-{name} --no-deletion-protection-enabled" for name in ("access", "batches", "services", "autoscaler")])
 
     def test_what_cannot_be_seen_is_not_taken_for_unprotected(self):
         missing = "An error occurred (ResourceNotFoundException)"

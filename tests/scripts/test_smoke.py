@@ -132,7 +132,7 @@ class Proxy:
                 self.wfile.write(body)
                 self.close_connection = True
 
-            do_GET = do_POST = do_DELETE = do_PATCH = pass_on
+            do_GET = do_POST = do_DELETE = do_PATCH = do_PUT = pass_on
 
         class Server(http.server.ThreadingHTTPServer):
             daemon_threads = True
@@ -166,7 +166,8 @@ class Stage(unittest.TestCase):
         lorawan = cls.start([TARGET / "muster-sim", "lorawan", "--latency", "10ms"])
         shoutcloud = cls.start([TARGET / "muster-sim", "shoutcloud"])
         cls.upstreams = {"MUSTER_LORAWAN_URL": lorawan, "MUSTER_SHOUTCLOUD_URL": shoutcloud}
-        cls.server, cls.key = cls.serve("state", MUSTER_CPX_URL=cls.start([TARGET / "muster-sim", "cpx"]))
+        fleet, deployments = (cls.start([TARGET / "muster-sim", *what]) for what in (["cpx"], ["deployments", "--count", "12"]))
+        cls.server, cls.key = cls.serve("state", MUSTER_CPX_URL=fleet, MUSTER_DEPLOYMENTS_URL=deployments)
         cls.narrow = cls.ask("POST", "/api/v1/keys", {"tenant": "smoke", "scopes": ["shout:write"]})["token"]
 
     @classmethod
@@ -214,8 +215,9 @@ class Smoke(Stage):
     def test_a_server_in_good_order_passes(self):
         lines, failed = self.smoke(self.server, "--batch", "30")
         self.assertEqual(failed, [])
-        self.assertEqual(sum(outcome == "ok" for outcome, _ in lines), 57, lines)
+        self.assertEqual(sum(outcome == "ok" for outcome, _ in lines), 72, lines)
         self.assertIn(("ok", "services: 10 services on 150 servers"), lines)
+        self.assertTrue(any(text.startswith("autoscaler: 12 deployments: ") for _, text in lines), lines)
 
     def test_without_a_key_it_looks_at_what_is_public(self):
         lines, failed = self.smoke(self.server, "--batch", "30", key="")
@@ -254,6 +256,21 @@ class Smoke(Stage):
             "services: its worker has looked: last at 19": replaced(200, b'"observed_at":"20', b'"observed_at":"19'),
             "services: its worker has looked: never": answer(lambda status, headers, body, path: (
                 status, headers, b'{"items":[]}' if "state=all" in path else body)),
+            "autoscaler: its list": answer(lambda status, headers, body, path: (
+                status, headers, body.replace(b'"items"', b'"things"') if path == "/api/v1/deployments?limit=1" else body)),
+            "autoscaler: an id of nobody": answer(lambda status, headers, body, path: (
+                200 if path.startswith("/api/v1/deployments/0000") and status == 404 and "smoke" not in path else status, headers, body)),
+            "autoscaler: {": answer(lambda status, headers, body, path: (
+                status, headers, re.sub(rb'"free":(\d)', rb'"free":9999999\1', body))),
+            "autoscaler: its worker has ticked: last at 19": replaced(200, b'"ticked_at":"20', b'"ticked_at":"19'),
+            "autoscaler: its worker has ticked: never": answer(lambda status, headers, body, path: (
+                status, headers, re.sub(b'"ticked_at":"[^"]*"', b'"ticked_at":null', body))),
+            "nobody writes over another version: ETag": without("etag"),
+            # Without the header, or with one that everything fits, something would be written.
+            "nobody writes over another version: 428": request(lambda method, path, headers, body: (
+                method, path, [it for it in headers if it[0].lower() != "if-match"], body)),
+            "nobody writes over another version: 200": request(lambda method, path, headers, body: (
+                method, path, [(name, "*" if name.lower() == "if-match" else value) for name, value in headers], body)),
             "a key without the scope": request(lambda method, path, headers, body: (
                 method, path, [(name, value.replace(self.narrow, self.key)) for name, value in headers], body)),
             "a key without the scope is a 403: 401": request(lambda method, path, headers, body: (
@@ -263,6 +280,8 @@ class Smoke(Stage):
             with self.subTest(check), Proxy(self.server, spoiler) as proxy:
                 _, failed = self.smoke(proxy.url)
                 self.assertTrue(failed and all(check in line for line in failed), f"{check}: {failed}")
+        # What was put in the place of a policy is what was there.
+        self.assertEqual(self.ask("GET", "/api/v1/deployments-policy")["set"], {})
         # Not even the ones that let everybody in.
         made = self.ask("GET", "/api/v1/batches?deleted=true&limit=500")
         self.assertEqual([item for item in made["items"] if item["label"] != "smoke test"], [], "nothing is made without --batch")
@@ -303,6 +322,7 @@ class Smoke(Stage):
         lines, failed = self.smoke(server, key=key)
         self.assertEqual(failed, [])
         self.assertIn(("skipped", "services: reached, but MUSTER_CPX_URL is not set"), lines)
+        self.assertIn(("skipped", "autoscaler: reached, but MUSTER_DEPLOYMENTS_URL is not set"), lines)
         with Proxy(server, replaced(503, b"MUSTER_CPX_URL", b"something")) as proxy:
             _, failed = self.smoke(proxy.url, key=key)
             self.assertTrue(any(line.startswith("services: ") and "expected the setting to be named" in line for line in failed), failed)

@@ -21,12 +21,22 @@
 //! | `ServersSeen` | Count | Environment, Function | Maximum | services-worker: servers that CPX listed; absent where it listed none |
 //! | `ServersUnknown` | Count | Environment, Function | Maximum | services-worker: those of them that did not answer, or answered nonsense |
 //! | `AlertsFiring` | Count | Environment, Function | Maximum | services-worker: alerts that fire, CPX's own included |
+//! | `DeploymentsSeen` | Count | Environment, Function | Maximum | autoscaler-worker: deployments that are listed |
+//! | `DeploymentsUnreadable` | Count | Environment, Function | Maximum | autoscaler-worker: those of them that gave no answer, or nonsense, or that are listed in a way that cannot be used |
+//! | `DeploymentsNotReached` | Count | Environment, Function | Maximum | autoscaler-worker: those that there was no time to read |
+//! | `DeploymentsShort` | Count | Environment, Function | Maximum | autoscaler-worker: those with a smaller share of free servers than they want |
+//! | `HostsAdded` | Count | Environment, Function | Sum | autoscaler-worker: hosts that were asked for, requests without an answer included |
+//! | `HostsRemoved` | Count | Environment, Function | Sum | autoscaler-worker: hosts that were given back, likewise |
+//! | `ScalingsUnknown` | Count | Environment, Function | Sum | autoscaler-worker: requests to scale without an answer; later readings settle them |
+//! | `ScalingFrozen` | Count | Environment, Function | Maximum | autoscaler-worker: 1 where no host was taken away anywhere, 0 otherwise |
 //! | `UpstreamRequests` | Count | Environment, Upstream | Sum | requests made, or to be made with a token that could not be read |
 //! | `UpstreamErrors` | Count | Environment, Upstream | Sum; Average is the share | for each request 1 where there was no whole answer, or a 5xx, 429, 401 or 403, and 0 otherwise: another 4xx such as 422 is an answer |
 //! | `UpstreamLatency` | Milliseconds | Environment, Upstream | p50, p90, p99 | for each request the time to the last byte of the answer, or until it was given up |
 //!
 //! The three counts of DevEUIs come together, zeros included, and grow as the stored counts of the
-//! batches do; after a crash what was done in its last moment may be counted again. The three of an
+//! batches do; after a crash what was done in its last moment may be counted again. The eight of
+//! autoscaler-worker come together too, one line for the two ticks of a minute: the higher number of
+//! deployments, the sum of hosts. A tick that another run has done counts nothing. The three of an
 //! upstream come together too, whenever at least one request was made.
 //!
 //! # How

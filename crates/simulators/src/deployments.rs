@@ -14,6 +14,24 @@
 //! [`Script`]. [`Simulator::scales`] tells every scale request there was and what became of it,
 //! [`Simulator::deployments`] how each deployment has fared.
 //!
+//! ```
+//! use std::time::Duration;
+//!
+//! use simulators::deployments::{self, Config};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let sim = deployments::start(Config { manual: true, ..Config::default() }).await?;
+//! let before = sim.deployment("eu-1").ok_or("there is eu-1")?;
+//! let more = serde_json::json!({ "deployment_id": "eu-1", "delta": 2 });
+//! reqwest::Client::new().post(format!("{}/scale", sim.url())).json(&more).send().await?;
+//! sim.advance(Duration::from_secs(90));
+//! let after = sim.deployment("eu-1").ok_or("there is eu-1")?;
+//! assert_eq!(after.running, before.running + 2);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! - `load`: how many servers are wanted, over time;
 //! - `model`: one deployment over time, without a clock and without I/O;
 //! - `stock`: the deployments that there are where none are given;

@@ -24,13 +24,6 @@ use serde::{Deserialize, Serialize};
 use utoipa::OpenApi;
 
 pub use self::simulate::{DemandSample, Simulate, Simulated, SimulatedRun};
-pub use crate::{
-    explain::Explanation,
-    views::{
-        BadSample, CountsView, DecisionView, DeploymentDetail, DeploymentList, DeploymentState, DeploymentView,
-        FleetView, PendingView, PolicyView, SampleView,
-    },
-};
 use crate::{
     config::{Config, URL},
     decision::{Decision, Inputs, Limit, Outcome, Reason},
@@ -41,12 +34,19 @@ use crate::{
     store::{KEPT, Policies, ScalerStore, ShardId, is_slot_sk, slot_sk},
     views,
 };
+pub use crate::{
+    explain::Explanation,
+    views::{
+        BadSample, CountsView, DecisionView, DeploymentDetail, DeploymentList, DeploymentState, DeploymentView,
+        FleetView, PendingView, PolicyView, SampleView,
+    },
+};
 
 const READ: Scope = Scope("autoscaler:read");
 const WRITE: Scope = Scope("autoscaler:write");
-/// How large the items of an answer may be as the load balancer counts them; the rest is for what is
-/// around them.
-const ROOM: usize = ANSWER_LIMIT as usize - 20_000;
+/// How large the items of an answer may be as the load balancer counts them, in bytes; the rest is
+/// for what is around them.
+const ROOM: u64 = ANSWER_LIMIT - 20_000;
 
 /// What the handlers need.
 #[derive(Debug, Clone)]
@@ -138,7 +138,8 @@ fn fitting<T: Serialize>(items: impl Iterator<Item = T>) -> Vec<T> {
     let mut size = 0;
     for item in items {
         let json = serde_json::to_vec(&item).unwrap_or_default();
-        size += json.len() + 1 + json.iter().filter(|byte| matches!(byte, b'"' | b'\\')).count();
+        let escaped = json.iter().filter(|byte| matches!(byte, b'"' | b'\\'));
+        size += (json.len() + 1 + escaped.count()) as u64;
         if size > ROOM && !taken.is_empty() {
             break;
         }
@@ -198,8 +199,7 @@ async fn list(
     let is_id = |text: &str| DeploymentId::try_from(text.to_owned()).is_ok();
     let after = params.cursor.map(|cursor| binding.open(&cursor, is_id)).transpose()?;
     let store = scaling.store()?;
-    let (shards, policies, fleet) =
-        futures::future::try_join3(store.shards(), store.policies(), store.fleet()).await?;
+    let (shards, policies, fleet) = futures::future::try_join3(store.shards(), store.policies(), store.fleet()).await?;
     let now = scaling.clock.now();
     let mut found: Vec<_> = shards
         .values()

@@ -3,6 +3,8 @@ pub mod config;
 pub mod decision;
 pub mod deployments;
 pub mod discovery;
+pub mod explain;
+pub mod http;
 pub mod machine;
 pub mod need;
 pub mod policy;
@@ -10,4 +12,8 @@ pub mod samples;
 pub mod simulate;
 pub mod store;
 pub mod tick;
+pub mod views;
 pub mod worker;
+
+pub use http::{Scaling, routes};
+pub use store::TABLE;

@@ -189,9 +189,12 @@ impl State {
         self.pending.as_ref().map_or(hosts, |pending| pending.expected)
     }
 
-    /// The weighted share of changes of direction among the last scalings, in per cent.
+    /// The weighted share of changes of direction among the last scalings of the last two hours, in
+    /// per cent.
     pub fn flap_pct(&self) -> f64 {
-        let directions: Vec<_> = self.scalings.iter().map(|(_, delta)| delta.signum()).collect();
+        let recent = |slot: Slot| self.samples.last().saturating_sub(slot) <= REMEMBERED_FOR;
+        let scalings = self.scalings.iter().filter(|(slot, _)| recent(*slot));
+        let directions: Vec<_> = scalings.map(|(_, delta)| delta.signum()).collect();
         let changes = u32::try_from(REMEMBERED - 1).unwrap_or(1);
         // The last change weighs 1.25, the one 20 before it 0.75, and they sum up to 20.
         let weights = directions.windows(2).rev().zip(0u32..).map(|(pair, age)| {
@@ -380,7 +383,7 @@ impl State {
         step: &mut Step,
     ) -> i64 {
         let policy = tick.policy;
-        let per_host = u128::from(shape.servers_per_host);
+        let per_host = u128::from(shape.servers_per_host.max(1));
         let coming = self.asked(counts.hosts).max(counts.hosts);
         // The servers that there will be when all hosts that were asked for have come.
         let supply = u128::from(counts.total).max(u128::from(coming) * per_host);
@@ -439,14 +442,16 @@ impl State {
         let policy = tick.policy;
         let bounds = policy.bounds();
         // What surely is there: neither hosts without servers nor servers that are being drained.
-        let there = (counts.total / shape.servers_per_host).min(counts.hosts).min(self.asked(counts.hosts));
+        let there = (counts.total / shape.servers_per_host.max(1)).min(counts.hosts).min(self.asked(counts.hosts));
         let now = within(hosts(need, shape), &bounds);
         if now >= there {
             if decision.reason == Reason::AtMax {
-            } else if u128::from(counts.total) < need || there < now {
-                decision.reason = Reason::InFlight;
             } else if let Some((reason, note)) = self.unsettled() {
                 (decision.reason, decision.note) = (reason, note);
+            } else if decision.in_flight > 0 && (u128::from(counts.total) < need || there < now) {
+                decision.reason = Reason::InFlight;
+            } else if there < now {
+                decision.note = Some("with the servers of hosts that drain".to_owned());
             } else if decision.limits.contains(&Limit::MinHosts) {
                 decision.reason = Reason::AtMin;
             } else if shape.target.thousandths() == 0 && counts.free == 0 && counts.total > 0 {
@@ -514,9 +519,12 @@ impl State {
             let (seen, window) = (seen * SLOT_SECONDS, window * SLOT_SECONDS);
             return Err(format!("it has been read for {seen} s of {window} s"));
         }
-        let valid = self.samples.valid(tick.slot, window);
-        if valid * 10 < window * VALID_TENTHS {
-            return Err(format!("only {valid} of the last {window} readings were good"));
+        // The longer window asks for more, and must not make up for bad readings in the usual one.
+        for window in [base, window] {
+            let valid = self.samples.valid(tick.slot, window);
+            if valid * 10 < window * VALID_TENTHS {
+                return Err(format!("only {valid} of the last {window} readings were good"));
+            }
         }
         let busy = self.samples.peak_busy(tick.slot, window).unwrap_or_default();
         Ok((window, desired(busy, shape, &tick.policy.bounds())))

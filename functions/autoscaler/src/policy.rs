@@ -128,7 +128,7 @@ pub struct Given {
 }
 
 /// What holds for a deployment, every number filled in.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = ScalingPolicy)]
 pub struct Policy {
     /// At least so many hosts.

@@ -146,7 +146,7 @@ impl Samples {
     /// Adds the sample of `slot`, which is after the last one.
     pub fn push(&mut self, slot: Slot, sample: Result<Counts, BadCode>) {
         let missing = slot.saturating_sub(self.last + 1);
-        if missing >= KEPT as u64 {
+        if missing >= KEPT as u64 || self.ring.is_empty() {
             self.ring.clear();
             self.first = slot;
         } else {

@@ -145,6 +145,11 @@ pub fn run(series: &Series, fleet: &Fleet, policy: &Policy) -> Outcome {
 
 /// What would have happened under any rule.
 pub fn drive(series: &Series, fleet: &Fleet, rule: &mut dyn Rule) -> Outcome {
+    let outcome = drive_every_slot(series, fleet, rule);
+    Outcome { points: thin(outcome.points), ..outcome }
+}
+
+fn drive_every_slot(series: &Series, fleet: &Fleet, rule: &mut dyn Rule) -> Outcome {
     let mut simulated = Simulated::new(fleet);
     let mut points = Vec::with_capacity(series.busy.len());
     for (slot, demand) in (series.slot..).zip(&series.busy) {
@@ -157,7 +162,7 @@ pub fn drive(series: &Series, fleet: &Fleet, rule: &mut dyn Rule) -> Outcome {
         }
         simulated.pass(SLOT_SECONDS, *demand);
     }
-    Outcome { points: thin(points), ..simulated.outcome }
+    Outcome { points, ..simulated.outcome }
 }
 
 /// Our own rule.
@@ -354,4 +359,175 @@ fn first_least<K: PartialOrd>(points: &[Point], key: impl Fn(&Point) -> Option<K
         }
     }
     least.map(|(index, _)| index)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const FIRST: Slot = 59_000_000;
+
+    fn fleet(hosts: u64) -> Fleet {
+        Fleet::new(Shape { servers_per_host: 10, target: Target::parse("15").unwrap() }, hosts)
+    }
+
+    fn series(busy: impl IntoIterator<Item = u64>) -> Series {
+        Series { slot: FIRST, busy: busy.into_iter().map(Some).collect() }
+    }
+
+    /// Does what is written down, and remembers what it has seen.
+    #[derive(Default)]
+    struct Script {
+        deltas: VecDeque<i64>,
+        seen: Vec<(Slot, Counts)>,
+    }
+
+    impl Script {
+        fn new(deltas: impl IntoIterator<Item = i64>) -> Self {
+            Self { deltas: deltas.into_iter().collect(), seen: Vec::new() }
+        }
+    }
+
+    impl Rule for Script {
+        fn delta(&mut self, slot: Slot, counts: Counts) -> i64 {
+            self.seen.push((slot - FIRST, counts));
+            self.deltas.pop_front().unwrap_or_default()
+        }
+    }
+
+    fn seen(script: &Script) -> Vec<(u64, u64, u64)> {
+        script.seen.iter().map(|(_, counts)| (counts.hosts, counts.total, counts.free)).collect()
+    }
+
+    #[test]
+    fn a_jump_is_short_until_the_hosts_for_it_have_booted() {
+        let outcome = run(&series([80, 80, 100, 100, 100, 100, 100, 100]), &fleet(10), &Policy::default());
+        let points: Vec<_> = outcome.points.iter().map(|it| (it.hosts, it.total, it.free.unwrap())).collect();
+        let booting = (12, 100, 0);
+        assert_eq!(points[..2], [(10, 100, 20); 2]);
+        assert_eq!(points[2..], [(10, 100, 0), booting, booting, (12, 120, 20), (12, 120, 20), (12, 120, 20)]);
+        assert_eq!((outcome.seconds, outcome.short_seconds, outcome.changes), (240, 90, 1));
+        assert_eq!(outcome.host_seconds, 60 * 10 + 180 * 12);
+        assert_eq!(outcome.worst_free_pct, Some(0.0));
+        assert_eq!(outcome.points[1].at.as_second() - outcome.points[0].at.as_second(), 30);
+    }
+
+    #[test]
+    fn what_happens_within_a_slot_counts_to_the_second() {
+        let fleet = Fleet { boot_seconds: 40, drain_seconds: 5, ..fleet(10) };
+        let mut script = Script::new([2, 0, -1]);
+        let outcome = drive(&series([100, 100, 100]), &fleet, &mut script);
+        assert_eq!(seen(&script), [(10, 100, 0), (12, 100, 0), (12, 120, 20)]);
+        assert_eq!((outcome.short_seconds, outcome.host_seconds), (40 + 25, 60 * 12 + 5 * 12 + 25 * 11));
+        let at_once = Fleet { boot_seconds: 0, drain_seconds: 0, ..fleet };
+        assert_eq!(drive(&series([100]), &at_once, &mut Script::new([2])).short_seconds, 0);
+        assert_eq!(drive(&series([80]), &at_once, &mut Script::new([-1])).host_seconds, 9 * 30);
+    }
+
+    #[test]
+    fn hosts_that_boot_go_first_and_others_keep_their_servers_while_they_drain() {
+        let mut script = Script::new([3, 2, -6, 0, -99, 1]);
+        let fleet = Fleet { drain_seconds: 60, ..fleet(10) };
+        let outcome = drive(&series([0; 7]), &fleet, &mut script);
+        // The five that booted, and one that ran: its servers are there for a minute more.
+        let then = [(9, 100, 100), (9, 90, 90), (0, 90, 90), (1, 0, 0)];
+        assert_eq!(seen(&script)[..3], [(10, 100, 100), (13, 100, 100), (15, 100, 100)]);
+        assert_eq!(seen(&script)[3..], then);
+        assert_eq!(outcome.host_seconds, 30 * (13 + 15 + 10 + 10 + 9 + 10 + 1));
+        assert_eq!(outcome.changes, 5);
+    }
+
+    #[test]
+    fn where_the_demand_is_not_known_nothing_is_decided() {
+        let mut script = Script::new([0, 1]);
+        let series = Series { slot: FIRST, busy: vec![Some(100), None, None, Some(50)] };
+        let outcome = drive(&series, &fleet(10), &mut script);
+        assert_eq!(script.seen.iter().map(|(slot, _)| *slot).collect::<Vec<_>>(), [0, 3]);
+        assert_eq!((outcome.seconds, outcome.short_seconds, outcome.host_seconds), (60, 30, 30 * (10 + 10 + 10 + 11)));
+        assert_eq!(outcome.points.iter().map(|it| it.free).collect::<Vec<_>>(), [Some(0), None, None, Some(50)]);
+        assert_eq!(outcome.points[1].hosts, 10);
+    }
+
+    #[test]
+    fn more_demand_than_servers_is_short_whatever_the_target() {
+        let shape = Shape { servers_per_host: 10, target: Target::parse("0").unwrap() };
+        let outcome = drive(&series([100, 101]), &Fleet::new(shape.clone(), 10), &mut Script::default());
+        assert_eq!((outcome.short_seconds, outcome.points[1].busy), (30, Some(100)));
+        let outcome = drive(&series([0, 0, 1]), &Fleet::new(shape, 0), &mut Script::default());
+        assert_eq!((outcome.short_seconds, outcome.worst_free_pct), (30, Some(0.0)));
+        assert_eq!(drive(&series([]), &fleet(1), &mut Script::default()).worst_free_pct, None);
+    }
+
+    #[test]
+    fn a_mode_does_not_matter() {
+        let series = series((0..200).map(|slot| if slot < 40 { 90 } else { 30 }));
+        let on = run(&series, &fleet(10), &Policy::default());
+        assert!(on.changes > 5);
+        for mode in [Mode::DryRun, Mode::Paused, Mode::PausedIn, Mode::PausedOut] {
+            assert_eq!(run(&series, &fleet(10), &Policy { mode, ..Policy::default() }), on);
+        }
+    }
+
+    #[test]
+    fn a_week_is_thinned_and_keeps_its_extremes() {
+        let busy = (0..MOST_SLOTS as u64).map(|slot| match slot {
+            7_777 => 400,
+            _ => 50 + slot % 61,
+        });
+        let mut series = series(busy);
+        series.busy[12_345] = None;
+        let begun = std::time::Instant::now();
+        let outcome = run(&series, &fleet(10), &Policy::default());
+        println!("{MOST_SLOTS} slots: {:?}", begun.elapsed());
+        let fleet = fleet(10);
+        let mut machine = Machine::new(fleet.shape.clone(), Policy::default(), FIRST);
+        let whole = drive_every_slot(&series, &fleet, &mut machine).points;
+        assert_eq!(whole.len(), MOST_SLOTS);
+        assert!((400..=MOST_POINTS).contains(&outcome.points.len()), "{}", outcome.points.len());
+        assert!(outcome.points.is_sorted_by(|one, next| one.at < next.at));
+        assert!(outcome.points.iter().all(|point| whole.contains(point)));
+        assert_eq!((outcome.points.first(), outcome.points.last()), (whole.first(), whole.last()));
+        let extremes = |points: &[Point]| {
+            let hosts = points.iter().map(|it| it.hosts);
+            let shares: Vec<_> = points.iter().filter_map(Point::free_share).collect();
+            let ends = (shares.iter().copied().fold(100.0, f64::min), shares.iter().copied().fold(0.0, f64::max));
+            (hosts.clone().min(), hosts.max(), ends)
+        };
+        assert_eq!(extremes(&outcome.points), extremes(&whole));
+        assert_eq!(thin(whole[..MOST_POINTS].to_vec()), whole[..MOST_POINTS]);
+        assert!(thin(whole[..=MOST_POINTS].to_vec()).len() <= MOST_POINTS);
+    }
+
+    #[test]
+    fn the_largest_numbers_do_not_overflow() {
+        let shape = Shape { servers_per_host: MOST, target: Target::parse("99.999").unwrap() };
+        let fleet = Fleet { boot_seconds: u32::MAX, drain_seconds: u32::MAX, ..Fleet::new(shape, MOST) };
+        let mut script = Script::new([i64::MAX, i64::MIN, i64::MAX, 1, -1]);
+        let outcome = drive(&series([MOST; 8]), &fleet, &mut script);
+        assert_eq!((outcome.changes, outcome.points[1].hosts, outcome.points[2].hosts), (5, MOST, 0));
+        run(&series([MOST; 50]), &fleet, &Policy { max_hosts: Some(MOST), ..Policy::default() });
+    }
+
+    #[test]
+    fn a_series_is_made_of_samples_with_its_holes() {
+        let good = |busy: u64| Recorded::Good(10, 100, 100 - busy);
+        let bad = Recorded::Bad(crate::samples::BadCode::Error);
+        let samples = [
+            (5, good(1)),
+            (6, bad),
+            (7, Recorded::Good(3, 0, 0)),
+            (10, good(2)),
+            (9, good(9)),
+            (11, Recorded::Good(0, 0, 0)),
+        ];
+        let made = Series::of(samples);
+        assert_eq!((made.slot, made.busy), (5, vec![Some(1), None, None, None, None, Some(2), Some(0)]));
+        let long = Series::of([(0, good(7)), (1_000_000_000, good(1))]);
+        assert_eq!((long.slot, long.busy.len()), (1_000_000_001 - MOST_SLOTS as u64, MOST_SLOTS));
+        assert_eq!(Series::of([]), Series::default());
+        let (shape, policy) = (fleet(0).shape, Policy::default());
+        assert_eq!(series([85, 1000]).first_hosts(&shape, &policy), 10);
+        assert_eq!(Series::default().first_hosts(&shape, &policy), 1);
+    }
 }

@@ -53,12 +53,18 @@ impl DeploymentState {
 
     /// Of a deployment whose mode is `mode` now.
     pub fn of(state: &State, mode: Mode) -> Self {
-        let Some(decision) = &state.decision else {
-            return Self::without_decision(state, mode).unwrap_or(Self::Ok);
-        };
-        if let Some(found) = Self::without_decision(state, mode) {
-            return found;
+        if state.gone.is_some() {
+            Self::Gone
+        } else if matches!(mode, Mode::Paused | Mode::PausedIn | Mode::PausedOut) {
+            Self::Paused
+        } else if state.rejected.is_some() {
+            Self::Unreadable
+        } else {
+            state.decision.as_ref().map_or(Self::Ok, Self::decided)
         }
+    }
+
+    fn decided(decision: &Decision) -> Self {
         match decision.reason {
             Reason::BadMetrics => Self::Unreadable,
             Reason::BreakerOpen => Self::BreakerOpen,
@@ -73,16 +79,6 @@ impl DeploymentState {
             | Reason::Paused
             | Reason::DryRun
             | Reason::DuplicateTick => Self::Ok,
-        }
-    }
-
-    fn without_decision(state: &State, mode: Mode) -> Option<Self> {
-        if state.gone.is_some() {
-            Some(Self::Gone)
-        } else if matches!(mode, Mode::Paused | Mode::PausedIn | Mode::PausedOut) {
-            Some(Self::Paused)
-        } else {
-            state.rejected.as_ref().map(|_| Self::Unreadable)
         }
     }
 }

@@ -164,7 +164,7 @@ impl IfMatch {
             digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
         };
         match (text, values.next()) {
-            ("*", None) => Ok(Self::Any),
+            ("*", None) => Some(Self::Any),
             (_, None) => version().map(Self::Version),
             _ => None,
         }
@@ -242,7 +242,9 @@ mod tests {
         assert_eq!(read(&[" \"17\" "]), Ok(IfMatch::Version(17)));
         assert_eq!(read(&["*"]), Ok(IfMatch::Any));
         assert_eq!(read(&[]), Err(428));
-        for wrong in ["", "3", "\"3", "\"\"", "\"", "\"+3\"", "\"x\"", "W/\"3\"", "\"1\", \"2\"", "\"18446744073709551616\""] {
+        for wrong in
+            ["", "3", "\"3", "\"\"", "\"", "\"+3\"", "\"x\"", "W/\"3\"", "\"1\", \"2\"", "\"18446744073709551616\""]
+        {
             assert_eq!(read(&[wrong]), Err(400), "{wrong}");
         }
         assert_eq!(read(&["\"1\"", "\"1\""]), Err(400));

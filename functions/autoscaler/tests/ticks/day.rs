@@ -3,26 +3,40 @@
 //! What is true of the deployments is noted before each tick from the simulator itself, so nothing
 //! here relies on what the worker believes.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    time::Duration,
+};
 
 use autoscaler::{
     decision::{Decision, Outcome, Reason},
-    need::{Bounds, Shape, Target, desired},
-    samples::Slot,
+    machine::{State, Step, Tick},
+    need::{Bounds, Counts, Shape, Target, desired},
+    policy::Policy,
+    samples::{Bad, BadCode, Slot},
 };
+use rand::{Rng, SeedableRng as _, rngs::StdRng};
 use serde_json::json;
-use simulators::deployments::{Config, Deployment, Script};
+use simulators::deployments::{Config, Deployment, Model, Script, Status, Times};
 
 use crate::common::{World, few_shards};
 
 const BOUNDS: Bounds = Bounds { min_hosts: 1, max_hosts: u64::MAX, min_free_servers: 0 };
 
-/// Hours, deployments and seeds: less than a day where only a quick look is wanted.
-fn size() -> (u64, u32, Vec<u64>) {
-    match std::env::var("MUSTER_SCHEDULES") {
-        Ok(_) => (2, 40, vec![1]),
-        Err(_) => (24, 200, vec![20_261_121]),
+/// Hours and deployments over sockets: three of 200, or a whole day with MUSTER_DAY_HOURS=24, and
+/// less where only a quick look is wanted.
+fn size() -> (u64, u32) {
+    if std::env::var("MUSTER_SCHEDULES").is_ok() {
+        return (2, 40);
     }
+    let hours = std::env::var("MUSTER_DAY_HOURS").ok().and_then(|hours| hours.parse().ok());
+    (hours.unwrap_or(3), 200)
+}
+
+/// A seed of its own for every run, unless one is to be repeated.
+fn seed() -> u64 {
+    let given = std::env::var("MUSTER_DAY_SEED").ok().and_then(|seed| seed.parse().ok());
+    given.unwrap_or_else(rand::random)
 }
 
 /// Everything that can go wrong, now and then, for one deployment or for all.
@@ -88,8 +102,7 @@ impl Watched {
         Self { shape, past: VecDeque::new() }
     }
 
-    fn note(&mut self, slot: Slot, deployment: &Deployment) {
-        let status = deployment.status;
+    fn note(&mut self, slot: Slot, status: Status) {
         self.past.push_back(Truth {
             slot,
             hosts: status.current_hosts,
@@ -136,9 +149,10 @@ fn check(id: &str, decision: &Decision, watched: &Watched, downs: &mut VecDeque<
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_day_under_all_faults_does_no_harm() {
-    let (hours, count, seeds) = size();
-    for seed in seeds {
-        println!("seed {seed}, {count} deployments, {hours} h");
+    let (hours, count) = size();
+    let seed = seed();
+    println!("MUSTER_DAY_SEED={seed}, {count} deployments, {hours} h");
+    {
         let world = World::new(few_shards(Config { count, script: waves(hours), ..faults(seed) }, 8)).await;
         let scaler = world.scaler();
         let mut watched: HashMap<String, Watched> = HashMap::new();
@@ -149,7 +163,7 @@ async fn a_day_under_all_faults_does_no_harm() {
             let slot = world.slot();
             for deployment in world.sim.deployments() {
                 let one = watched.entry(deployment.id.clone()).or_insert_with(|| Watched::new(&deployment));
-                one.note(slot, &deployment);
+                one.note(slot, deployment.status);
             }
             // A worker that has just been started, now and then.
             let fresh = tick % 97 == 0;
@@ -179,10 +193,115 @@ async fn a_day_under_all_faults_does_no_harm() {
     }
 }
 
+/// What comes of a request to scale: what the worker hears, and what is done, perhaps later.
+fn draw(rng: &mut impl Rng) -> (Option<Outcome>, bool, bool) {
+    match rng.random_range(0..100) {
+        0..70 => (Some(Outcome::Accepted), true, false),
+        70..75 => (Some(Outcome::Unknown), true, false),
+        75..80 => (Some(Outcome::Unknown), false, false),
+        80..84 => (Some(Outcome::Accepted), false, false),
+        84..88 => (Some(Outcome::Refused), false, false),
+        88..90 => (Some(Outcome::NotSent), false, false),
+        90..94 => (Some(Outcome::Accepted), false, true),
+        94..96 => (Some(Outcome::Unknown), false, true),
+        // Killed after the intent was written: before it was sent, or before the answer was.
+        96..98 => (None, false, false),
+        _ => (None, true, false),
+    }
+}
+
+/// The machine alone, without sockets and store, through a whole day of 200 deployments.
+#[test]
+fn a_whole_day_of_two_hundred_deployments_does_no_harm() {
+    let seed = seed();
+    println!("MUSTER_DAY_SEED={seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let times = Times { boot: Duration::from_secs(90), drain: Duration::from_secs(30) };
+    let specs = Config { count: 200, seed, ..Config::default() }.specs();
+    let policy = Policy::default();
+    let start = 60_000_000;
+    let mut fleet: Vec<_> = specs
+        .into_iter()
+        .map(|spec| {
+            let shape = Shape {
+                servers_per_host: spec.servers_per_host,
+                target: Target::parse(spec.target_free_pct.as_str()).unwrap(),
+            };
+            let state = State::new(Some(shape.clone()), start, 0);
+            (Model::new(spec, times, Duration::ZERO), state, Watched { shape, past: VecDeque::new() }, VecDeque::new())
+        })
+        .collect();
+    let (mut sent, mut down, mut frozen_slots, mut number) = (0, 0, 0, 0);
+    let mut sick_until = vec![0; fleet.len()];
+    for tick in 0..2880u64 {
+        let now = Duration::from_secs(tick * 30);
+        let slot = start + tick;
+        // Samples are bad one by one, for a while, and in waves.
+        let wave = tick % 400 > 394;
+        for until in &mut sick_until {
+            if rng.random_bool(0.001) {
+                *until = tick + rng.random_range(1..20);
+            }
+        }
+        let bad: Vec<_> =
+            sick_until.iter().map(|until| *until > tick || rng.random_bool(if wave { 0.6 } else { 0.01 })).collect();
+        let frozen = bad.iter().filter(|bad| **bad).count() * 100 > bad.len() * 45;
+        frozen_slots += u64::from(frozen);
+        let lost = rng.random_bool(0.01);
+        for ((model, state, watched, downs), bad) in fleet.iter_mut().zip(bad) {
+            model.advance(now);
+            let status = model.status();
+            watched.note(slot, status);
+            if lost {
+                continue;
+            }
+            let counts = Counts { hosts: status.current_hosts, total: status.total_servers, free: status.free_servers };
+            let reading = if bad { Err(Bad::new(BadCode::Silent, "silence")) } else { Ok(counts) };
+            let before = state.clone();
+            let at = i64::try_from(slot * 30).unwrap();
+            let step = state.step(reading.clone(), &Tick { slot, at, policy: &policy, frozen });
+            if rng.random_bool(0.002) {
+                // Killed before the state was written: nothing may have been sent.
+                *state = before;
+                continue;
+            }
+            // The same slot again, and an older one, change nothing.
+            let written = state.clone();
+            for again in [slot, slot - 1] {
+                let tick = Tick { slot: again, at, policy: &policy, frozen };
+                assert_eq!(state.step(reading.clone(), &tick), Step::default());
+            }
+            assert_eq!(*state, written);
+            let Some(delta) = step.send else { continue };
+            assert!(before.pending.is_none() || written.pending.as_ref().unwrap().slot == slot);
+            assert!(!bad && (delta > 0 || !frozen));
+            check(&model.spec().id.clone(), written.decision.as_ref().unwrap(), watched, downs);
+            sent += 1;
+            down += u64::from(delta < 0);
+            let (outcome, done, late) = draw(&mut rng);
+            if done {
+                model.scale(delta);
+            } else if late {
+                number += 1;
+                model.scale_late(number, delta, now + Duration::from_secs(45));
+            }
+            if let Some(outcome) = outcome {
+                state.sent(slot, outcome);
+            }
+            if delta < 0 && outcome == Some(Outcome::NotSent) {
+                // It has not happened, so the minute's step is not used up.
+                downs.pop_back();
+            }
+        }
+    }
+    println!("{sent} requests to scale, {down} of them down, {frozen_slots} slots frozen");
+    assert!(down > 200 && sent > 1000 && frozen_slots > 10);
+}
+
 /// Without faults, whoever is short has asked for all it may at the tick before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_is_short_waits_for_hosts_that_could_not_have_come_sooner() {
-    let (hours, count, _) = size();
+    let (hours, count) = size();
     let world = World::with(few_shards(Config { count, seed: 5, ..Config::default() }, 8), "5").await;
     let scaler = world.scaler();
     // What each deployment will have had time to bring up, by when.
