@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use autoscaler::{Scaling, tick::Scaler};
 use axum::{
     Router,
     body::{Body, to_bytes},
@@ -27,16 +28,24 @@ use services::{Watch, config::Config, notify::Notifier, worker::Watcher};
 use shout::Shout;
 use simulators::{
     cpx::{self, Fixed},
+    deployments::{self, Load, Spec},
     lorawan, shoutcloud,
 };
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 /// Routes that need no key. Another one has to be added here by a person who has thought about it.
 const PUBLIC: &[(&str, &str)] = &[("GET", "/api/v1/openapi.json")];
 
+/// Routes that take a body and change nothing: who may read may call them.
+const COMPUTES: &[(&str, &str)] = &[("POST", "/api/v1/deployments/simulate")];
+
 /// The one service of the simulated CPX, and its one server.
 const SERVICE: &str = "AuthService";
 const SERVER: &str = "10.58.1.1";
+
+/// The one deployment of the simulated API.
+const DEPLOYMENT: &str = "eu-1";
 
 /// Everything that `muster serve` runs, with its upstreams and a batch of the tenant `acme`.
 struct World {
@@ -47,8 +56,9 @@ struct World {
     alert: String,
     key: ApiKey,
     cpx: cpx::Simulator,
-    /// What CPX was asked before the test began.
-    asked: u64,
+    deployments: deployments::Simulator,
+    /// What CPX and the deployments API were asked before the test began.
+    asked: [u64; 2],
     lorawan: lorawan::Simulator,
     shoutcloud: shoutcloud::Simulator,
     _embedded: Embedded,
@@ -61,11 +71,18 @@ struct Reply {
 }
 
 /// The routes of each function, by its name, and those that only `muster serve` has.
-fn routes(access: &Access, batches: Batches, watch: Watch, shout: Shout) -> Vec<(&'static str, Vec<Routes>)> {
+fn routes(
+    access: &Access,
+    batches: Batches,
+    watch: Watch,
+    scaling: Scaling,
+    shout: Shout,
+) -> Vec<(&'static str, Vec<Routes>)> {
     vec![
         ("shout", vec![shout::routes(shout), kit::http::openapi()]),
         ("batches", vec![batches::routes(batches)]),
         ("services", vec![services::routes(watch)]),
+        ("autoscaler", vec![autoscaler::routes(scaling)]),
         ("serve_only", vec![access::routes(access.clone())]),
     ]
 }
@@ -76,7 +93,8 @@ fn declared() -> BTreeMap<&'static str, Vec<RouteSpec>> {
     let access = Access::new(store.clone(), Clock::system());
     let specs = |routes: Vec<Routes>| routes.iter().flat_map(|it| it.specs().to_vec()).collect();
     let watch = Watch::new(&cpx_config(None), store.clone(), Clock::system());
-    let all = routes(&access, batches(BatchStore::new(store), None), watch, Shout::new(None, true));
+    let scaling = Scaling::new(&scaling_config(None), store.clone(), Clock::system());
+    let all = routes(&access, batches(BatchStore::new(store), None), watch, scaling, Shout::new(None, true));
     all.into_iter().map(|(name, routes)| (name, specs(routes))).collect()
 }
 
@@ -88,6 +106,26 @@ fn batches(store: BatchStore, provider: Option<String>) -> Batches {
 fn cpx_config(url: Option<&str>) -> Config {
     let setting = |name: &str| url.filter(|_| name == services::config::URL).map(str::to_owned);
     Config::from_settings(setting).unwrap()
+}
+
+fn scaling_config(url: Option<&str>) -> autoscaler::config::Config {
+    let setting = |name: &str| url.filter(|_| name == autoscaler::config::URL).map(str::to_owned);
+    autoscaler::config::Config::from_settings(setting).unwrap()
+}
+
+/// An API whose one deployment has what it wants, and that has been looked at once.
+async fn start_deployments(store: &kit::dynamo::Store) -> deployments::Simulator {
+    let target_free_pct = "15".parse().unwrap();
+    let load = Load::Steady { busy: 85 };
+    let one = Spec { id: DEPLOYMENT.to_owned(), servers_per_host: 10, target_free_pct, hosts: 10, load };
+    let config = deployments::Config { fleet: Some(vec![one]), ..deployments::Config::default() };
+    let sim = deployments::start(config).await.unwrap();
+    let config = scaling_config(Some(sim.url()));
+    let clock = Clock::system();
+    let scaler = Scaler::new(config.deployments.unwrap(), store.clone(), config.at_once, clock.clone());
+    let report = scaler.tick(autoscaler::samples::slot(clock.now()), &CancellationToken::new()).await.unwrap();
+    assert_eq!((report.read, report.bad), (1, 0), "{report:?}");
+    sim
 }
 
 async fn start_cpx() -> cpx::Simulator {
@@ -110,29 +148,48 @@ impl World {
         watcher.tick(services::worker::slot(jiff::Timestamp::now())).await.unwrap();
         let access = Access::new(store.clone(), Clock::system());
         let upstream = Upstream::new(shout::http::URL, shoutcloud.url()).unwrap();
+        let deployments = start_deployments(&store).await;
+        let scaling = Scaling::new(&scaling_config(Some(deployments.url())), store.clone(), Clock::system());
         let batches = batches(BatchStore::new(store), Some(lorawan.url().to_owned()));
-        let all = routes(&access, batches, watch, Shout::new(Some(&upstream), true));
+        let all = routes(&access, batches, watch, scaling, Shout::new(Some(&upstream), true));
         let all: Vec<Routes> = all.into_iter().flat_map(|(_, routes)| routes).collect();
         let specs = all.iter().flat_map(|routes| routes.specs().to_vec()).collect();
         let app = kit::http::app(all, access.clone());
         let (key, admin) = key(&access, "acme", &["admin".to_owned()], None).await;
-        let (batch, alert, asked) = (String::new(), String::new(), 0);
-        let mut world =
-            Self { app, access, specs, batch, alert, key, cpx, asked, lorawan, shoutcloud, _embedded: embedded };
+        let mut world = Self {
+            app,
+            access,
+            specs,
+            batch: String::new(),
+            alert: String::new(),
+            key,
+            cpx,
+            deployments,
+            asked: [0, 0],
+            lorawan,
+            shoutcloud,
+            _embedded: embedded,
+        };
         let made = world.send("POST", "/api/v1/batches", Some(&format!("Bearer {admin}"))).await;
         assert_eq!(made.status, StatusCode::CREATED);
         made.json()["id"].as_str().unwrap().clone_into(&mut world.batch);
         let alerts = world.send("GET", "/api/v1/alerts?state=all", Some(&format!("Bearer {admin}"))).await;
         alerts.json()["items"][1]["id"].as_str().unwrap().clone_into(&mut world.alert);
-        world.asked = world.cpx.stats().traffic.requests;
+        world.asked = world.questions();
         world
     }
 
-    /// The path of a route, about the batch and the key of `acme`, and the service that there is.
+    fn questions(&self) -> [u64; 2] {
+        [self.cpx.stats().traffic.requests, self.deployments.stats().traffic.requests]
+    }
+
+    /// The path of a route, about the batch and the key of `acme`, and the service and the deployment
+    /// that there are.
     fn path(&self, spec: &RouteSpec) -> String {
         let id = match spec.path.split('/').nth(3) {
             Some("keys") => &self.key.id,
             Some("alerts") => &self.alert,
+            Some("deployments") => DEPLOYMENT,
             _ => &self.batch,
         };
         let path = spec.path.replace("{id}", id).replace("{n}", "0").replace("{short_code}", "2555B");
@@ -146,12 +203,20 @@ impl World {
         if let Some(value) = authorization {
             request = request.header("authorization", value);
         }
+        if method == "PUT" {
+            request = request.header("if-match", "*");
+        }
         let body = match (method, path) {
             ("POST", "/api/v1/shout") => json!({"data": "hello"}),
             ("POST", path) if path.ends_with("/silence") => {
                 let until = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(1);
                 json!({"until": until, "reason": "a test"})
             }
+            ("POST", "/api/v1/deployments/simulate") => {
+                let demand = json!([{"at": jiff::Timestamp::now(), "busy_servers": 85}]);
+                json!({"samples": demand, "servers_per_host": 10, "target_free_pct": 15, "policy": {"min_hosts": 2}})
+            }
+            ("PUT", _) => json!({"min_hosts": 2}),
             ("POST", "/api/v1/keys") => json!({"tenant": "acme", "scopes": ["admin"]}),
             _ => json!({}),
         };
@@ -172,13 +237,17 @@ impl World {
 
     /// Nothing of `acme` has changed, and no upstream was asked.
     async fn is_untouched(&self) {
-        let (_, token) = key(&self.access, "acme", &["batches:read".to_owned()], None).await;
+        let (_, token) = key(&self.access, "acme", &["batches:read", "autoscaler:read"].map(str::to_owned), None).await;
         let list = self.send("GET", "/api/v1/batches?deleted=true", Some(&format!("Bearer {token}"))).await.json();
         assert_eq!(list["items"].as_array().unwrap().len(), 1);
         assert_eq!((&list["items"][0]["id"], &list["items"][0]["status"]), (&json!(self.batch), &json!("Processing")));
         assert!(self.access.keys().get(&self.key.id).await.unwrap().unwrap().revoked_at.is_none());
         assert_eq!(self.lorawan.stats().traffic.requests, 0);
-        assert_eq!(self.cpx.stats().traffic.requests, self.asked);
+        for path in ["/api/v1/deployments-policy", "/api/v1/deployments/eu-1/policy"] {
+            let policy = self.send("GET", path, Some(&format!("Bearer {token}"))).await.json();
+            assert_eq!((&policy["version"], &policy["set"]), (&json!(0), &json!({})), "{path}");
+        }
+        assert_eq!(self.questions(), self.asked);
         assert_eq!(self.shoutcloud.stats().traffic.requests, 0);
     }
 }
@@ -262,6 +331,7 @@ fn only_the_routes_named_here_need_no_key() {
         let Some(scope) = spec.scope else { continue };
         let may = match spec.method.as_str() {
             "GET" => ":read",
+            method if COMPUTES.contains(&(method, spec.path)) => ":read",
             _ => ":write",
         };
         assert!(scope.0.ends_with(may) || scope.0 == "admin", "{spec:?}");
@@ -342,9 +412,12 @@ async fn what_belongs_to_another_tenant_is_not_there() {
     let (_, token) = key(&world.access, "globex", &all, None).await;
     let bearer = format!("Bearer {token}");
     let mut about_one = 0;
-    // The servers that CPX lists are the deployment's: whoever may read services reads all of them.
-    let is_a_tenants =
-        |spec: &RouteSpec| !matches!(spec.scope.unwrap().0, "admin" | "services:read" | "services:write");
+    // The servers that CPX lists are the installation's, and so are the deployments that are scaled:
+    // whoever may read them reads all of them.
+    let is_a_tenants = |spec: &RouteSpec| {
+        let of_all = ["admin", "services:read", "services:write", "autoscaler:read", "autoscaler:write"];
+        !of_all.contains(&spec.scope.unwrap().0)
+    };
     for spec in world.guarded().into_iter().filter(is_a_tenants) {
         let (method, path) = (&spec.method, world.path(&spec));
         if spec.path.contains("{id}") {

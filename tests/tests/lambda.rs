@@ -13,7 +13,7 @@ use kit::{
     dynamo::embedded::Embedded,
 };
 use serde_json::{Value, json};
-use simulators::{cpx, lorawan, shoutcloud};
+use simulators::{cpx, deployments, lorawan, shoutcloud};
 use system_tests::runtime_api::{Function, Outcome, bootstraps};
 use tokio::{net::TcpListener, sync::OnceCell};
 
@@ -21,7 +21,8 @@ use tokio::{net::TcpListener, sync::OnceCell};
 const TIME: Duration = Duration::from_secs(20);
 
 /// The functions that are started or looked at here.
-const FUNCTIONS: &[&str] = &["shout", "batches", "batches-worker", "services", "services-worker"];
+const FUNCTIONS: &[&str] =
+    &["shout", "batches", "batches-worker", "services", "services-worker", "autoscaler", "autoscaler-worker"];
 
 /// Each event and the status that anybody gets for it without a key.
 const EVENTS: &[(&str, u16)] = &[
@@ -198,6 +199,12 @@ async fn services_answers_every_event_and_lives_on() {
 }
 
 #[tokio::test]
+async fn autoscaler_answers_every_event_and_lives_on() {
+    let backend = Backend::start().await;
+    survives_every_event(&backend.function("autoscaler", &[]).await, "/api/v1/deployments/simulate").await;
+}
+
+#[tokio::test]
 async fn shout_shouts_in_every_mode() {
     let backend = Backend::start().await;
     let upstream = shoutcloud::start(shoutcloud::Config::default()).await.unwrap();
@@ -350,6 +357,65 @@ async fn a_tick_of_the_watcher_keeps_the_services_and_publishes_an_alert() {
         let body: Value = serde_json::from_str(answer["body"].as_str().unwrap()).unwrap();
         assert_eq!(body["items"][0][field], expected, "{path}: {body}");
     }
+}
+
+#[tokio::test]
+async fn a_late_event_is_one_tick_that_scales_and_the_same_event_again_is_none() {
+    let backend = Backend::start().await;
+    // From the contract's table: one host more.
+    let one = deployments::Spec {
+        id: "eu-1".to_owned(),
+        servers_per_host: 10,
+        target_free_pct: "15".parse().unwrap(),
+        hosts: 10,
+        load: deployments::Load::Steady { busy: 90 },
+    };
+    let config = deployments::Config { fleet: Some(vec![one]), ..deployments::Config::default() };
+    let upstream = deployments::start(config).await.unwrap();
+    let environment = [("MUSTER_DEPLOYMENTS_URL", upstream.url())];
+    let worker = backend.function("autoscaler-worker", &environment).await;
+    // The minute before: its first half is over, its second is caught up on without a wait.
+    let event_of_worker = json!({ "scheduled_time": (jiff::Timestamp::now() - Duration::from_secs(60)).to_string() });
+    let ended = worker.invoke(&event_of_worker, TIME).await.unwrap().response();
+    let tick = &ended["ticks"][0];
+    let counts = ["deployments", "read", "bad", "short", "scaled_up", "unknown"].map(|name| tick[name].as_u64());
+    assert_eq!((counts, &tick["duplicate"]), ([1, 1, 0, 1, 1, 0].map(Some), &json!(false)), "{ended} {}", worker.log());
+    assert_eq!(ended["ticks"].as_array().unwrap().len(), 1, "{ended}");
+    let again = worker.invoke(&event_of_worker, TIME).await.unwrap().response();
+    assert_eq!((&again["ticks"][0]["duplicate"], &again["ticks"][1]), (&json!(true), &Value::Null), "{again}");
+    let sent: Vec<_> = upstream.scales().into_iter().map(|scale| (scale.id, scale.delta)).collect();
+    assert_eq!(sent, [("eu-1".to_owned(), 1)]);
+    let line = &metrics(&worker, 1).await[0];
+    let names = [
+        "DeploymentsSeen",
+        "DeploymentsUnreadable",
+        "DeploymentsNotReached",
+        "DeploymentsShort",
+        "HostsAdded",
+        "HostsRemoved",
+        "ScalingsUnknown",
+        "ScalingFrozen",
+        "UpstreamRequests",
+    ];
+    assert_eq!(names.map(|name| line[name].as_u64()), [1, 0, 0, 1, 1, 0, 0, 0, 3].map(Some), "{line}");
+
+    let function = backend.function("autoscaler", &environment).await;
+    let call = async |method: &str, path: &str, body: &str| {
+        let mut event = backend.authorized(event("post-multi-value"));
+        (event["httpMethod"], event["path"], event["body"]) = (json!(method), json!(path), json!(body));
+        event["multiValueQueryStringParameters"] = json!({});
+        event["multiValueHeaders"]["if-match"] = json!(["\"0\""]);
+        let answer = function.invoke(&event, TIME).await.unwrap().response();
+        let status = assert_well_formed(&event, &answer);
+        (status, serde_json::from_str::<Value>(answer["body"].as_str().unwrap()).unwrap(), answer)
+    };
+    let (status, body, _) = call("GET", "/api/v1/deployments", "").await;
+    assert_eq!((status, &body["items"][0]["last_decision"]["reason"]), (200, &json!("ScaledUp")), "{body}");
+    let (status, body, answer) = call("PUT", "/api/v1/deployments/eu-1/policy", r#"{"min_hosts":12}"#).await;
+    assert_eq!((status, &body["effective"]["min_hosts"]), (200, &json!(12)), "{body}");
+    assert_eq!(answer["multiValueHeaders"]["etag"], json!(["\"1\""]), "{answer}");
+    let (status, body, _) = call("GET", "/api/v1/deployments/eu-1/explain", "").await;
+    assert_eq!(status, 200, "{body} {}", function.log());
 }
 
 #[tokio::test]

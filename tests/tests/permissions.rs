@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use autoscaler::{Scaling, tick::Scaler};
 use axum::{
     Router,
     body::{Body, to_bytes},
@@ -43,7 +44,7 @@ use services::{
 };
 use simulators::{
     cpx::{self, Fate},
-    lorawan, shoutcloud,
+    deployments, lorawan, shoutcloud,
 };
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
@@ -506,4 +507,111 @@ async fn the_functions_of_services_need_exactly_what_they_are_allowed() {
     http.delete(silence, "0198c6d2-6f7e-7a7e-8000-000000000000").await.expect(404);
     http.assert_all_routes_were_called("services");
     assert_exactly_what_is_allowed("services", &http_used);
+}
+
+/// The capability `autoscaler`: both functions on one set of tables, each with its own record.
+#[tokio::test]
+async fn the_functions_of_autoscaler_need_exactly_what_they_are_allowed() {
+    let config = deployments::Config { manual: true, count: 8, ..Default::default() };
+    let sim = deployments::start(config).await.unwrap();
+    let settings = |name: &str| match name {
+        autoscaler::config::URL => Some(sim.url().to_owned()),
+        autoscaler::config::TIMEOUT => Some("0.2".to_owned()),
+        _ => None,
+    };
+    let config = autoscaler::config::Config::from_settings(settings).unwrap();
+    let (embedded, operator) = tables().await;
+    let clock = Clock::manual(Timestamp::constant(1_800_000_000, 0));
+
+    let (store, worker_used) = embedded.store_with_record(PREFIX);
+    store.warm(&autoscaler::TABLE).await;
+    let worker = || Scaler::new(config.deployments.clone().unwrap(), store.clone(), config.at_once, clock.clone());
+    let slots = async |worker: &Scaler, count: u32| {
+        let stop = CancellationToken::new();
+        for _ in 0..count {
+            let slot = autoscaler::samples::slot(clock.now());
+            assert!(!worker.tick(slot, &stop).await.unwrap().duplicate);
+            assert!(worker.tick(slot, &stop).await.unwrap().duplicate);
+            clock.advance(Duration::from_secs(30));
+            sim.advance(Duration::from_secs(30));
+        }
+    };
+    let (store_of_http, http_used) = embedded.store_with_record(PREFIX);
+    store_of_http.warm(&kit::access::TABLE).await;
+    let scaling = Scaling::new(&config, store_of_http.clone(), clock.clone());
+    let http = Function::new(vec![autoscaler::routes(scaling)], &store_of_http, &operator).await;
+
+    // So long that samples are in the history too.
+    let first = worker();
+    slots(&first, 45).await;
+    scaling_over_http(&http, &clock).await;
+    // The policies are read again. Then requests without an answer, and ones that are refused.
+    slots(&first, 2).await;
+    sim.change(|config| config.scale_drop_after_rate = 1.0);
+    slots(&first, 6).await;
+    sim.change(|config| (config.scale_drop_after_rate, config.scale_refuse_rate) = (0.0, 1.0));
+    slots(&first, 6).await;
+    // Nothing can be read; then most are gone; then one is, for good. Somebody else takes over.
+    sim.change(|config| (config.scale_refuse_rate, config.status_error_rate) = (0.0, 1.0));
+    slots(&first, 6).await;
+    sim.change(|config| (config.status_error_rate, config.discover_half_rate) = (0.0, 1.0));
+    let second = worker();
+    slots(&second, 6).await;
+    sim.change(|config| (config.discover_half_rate, config.count) = (0.0, 7));
+    slots(&second, 6).await;
+    // What the first remembers is old.
+    slots(&first, 2).await;
+    assert!(sim.scales().len() > 3, "{:?}", sim.scales());
+    assert_exactly_what_is_allowed("autoscaler-worker", &worker_used);
+
+    scaling_over_http(&http, &clock).await;
+    http.assert_all_routes_were_called("autoscaler");
+    assert_exactly_what_is_allowed("autoscaler", &http_used);
+}
+
+async fn scaling_over_http(http: &Function, clock: &Clock) {
+    const LIST: &str = "/api/v1/deployments";
+    const ONE: &str = "/api/v1/deployments/{id}";
+    const ALL: &str = "/api/v1/deployments-policy";
+    http.is_called_by_strangers("/api/v1/deployments/simulate").await;
+    let page = http.get(LIST, &[], "?limit=3").await.expect(200);
+    let next = page.link.as_deref().and_then(|link| link.split(['?', '>']).nth(1)).unwrap();
+    http.get(LIST, &[], &format!("?{next}")).await.expect(200);
+    http.get(LIST, &[], "?state=gone").await.expect(200);
+    let listed = page.json();
+    let id = listed["items"][0]["id"].as_str().unwrap();
+    http.get(ONE, &[id], "").await.expect(200);
+    http.get(ONE, &["nobody"], "").await.expect(404);
+    let decisions = format!("{ONE}/decisions");
+    for query in ["", "?reason=ScaledUp", "?limit=1", "?since=2027-01-15T08:00:00Z"] {
+        http.get(&decisions, &[id], query).await.expect(200);
+    }
+    http.get(&decisions, &["nobody"], "").await.expect(404);
+    for query in ["", "?target_free_pct=60", "?min_hosts=1000"] {
+        http.get(&format!("{ONE}/explain"), &[id], query).await.expect(200);
+    }
+
+    // A version that is there, one that is not, and whatever is there.
+    let own = format!("{ONE}/policy");
+    let until = clock.now() + jiff::SignedDuration::from_hours(1);
+    for (route, values) in [(own.as_str(), vec![id]), (ALL, vec![])] {
+        let version = http.get(route, &values, "").await.expect(200).json()["version"].as_u64().unwrap();
+        let set = async |if_match: &str, body: Value| {
+            http.call(Method::PUT, route, &values, "", &[("if-match", if_match)], Some(body)).await
+        };
+        set(&format!("\"{version}\""), json!({"min_hosts": 2})).await.expect(200);
+        set(&format!("\"{version}\""), json!({"min_hosts": 3})).await.expect(412);
+        set("*", json!({"mode": "paused_in", "until": until, "reason": "a test"})).await.expect(200);
+        set("*", json!({})).await.expect(200);
+        set("*", json!({"min_hosts": -1})).await.expect(422);
+    }
+    http.get(&own, &["nobody"], "").await.expect(404);
+
+    let simulate = "/api/v1/deployments/simulate";
+    let kept = json!({"deployment_id": id, "window": "1h", "policy": {"min_hosts": 2}});
+    http.post(simulate, kept, None).await.expect(200);
+    let demand = json!([{"at": clock.now(), "busy_servers": 85}]);
+    let given = json!({"samples": demand, "servers_per_host": 10, "target_free_pct": 15, "policy": {}});
+    http.post(simulate, given, None).await.expect(200);
+    http.post(simulate, json!({"policy": {}}), None).await.expect(422);
 }

@@ -133,7 +133,9 @@ impl Load {
         match self {
             Self::Steady { .. } => None,
             Self::Daily { .. } | Self::Noise { .. } => Some(on_grid(at) + GRID),
-            Self::Ramp { at: begins, lasts, .. } => (on_grid(at) < begins.saturating_add(*lasts)).then(|| on_grid(at) + GRID),
+            Self::Ramp { at: begins, lasts, .. } => {
+                (on_grid(at) < begins.saturating_add(*lasts)).then(|| on_grid(at) + GRID)
+            }
             Self::Spike { at: first, lasts, every, .. } => match last_spike(at, *first, *every) {
                 None => Some(*first),
                 Some(began) if at < began.saturating_add(*lasts) => Some(began.saturating_add(*lasts)),

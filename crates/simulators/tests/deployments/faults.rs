@@ -75,10 +75,14 @@ async fn errors_cuts_hangs_and_garbage_of_statuses_and_lists() {
 #[tokio::test]
 async fn a_hang_lasts_until_the_client_gives_up_and_does_not_keep_the_simulator() {
     let sim = started(Config { script: always("status_hang"), ..two() }).await;
-    let asked = tokio::time::timeout(Duration::from_millis(100), get(&sim, "/status/eu-1")).await;
-    assert!(asked.is_err(), "no answer while the client waits");
+    let ask = || tokio::spawn(client().get(format!("{}/status/eu-1", sim.url())).send());
+    let asking = ask();
+    eventually(|| sim.stats().statuses == 1).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!asking.is_finished(), "no answer while the client waits");
+    asking.abort();
     eventually(|| sim.stats().traffic.closed + sim.stats().traffic.abandoned == 1).await;
-    let waiting = tokio::spawn(client().get(format!("{}/status/eu-1", sim.url())).send());
+    let waiting = ask();
     eventually(|| sim.stats().statuses == 2).await;
     let stats = within(sim.stop()).await;
     assert!(waiting.await.unwrap().is_err());

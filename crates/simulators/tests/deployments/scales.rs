@@ -2,7 +2,11 @@
 
 use simulators::deployments::{Config, Done, Fault, Simulator};
 
-use crate::{always, common::look, counts, scale, script, seconds, started, two};
+use crate::{
+    always,
+    common::{client, eventually, leave_once, look},
+    counts, scale, script, seconds, started, two,
+};
 use serde_json::json;
 
 #[tokio::test]
@@ -163,10 +167,10 @@ async fn every_scale_is_listed_in_the_order_of_arrival() {
 #[tokio::test]
 async fn a_client_that_leaves_gets_no_answer_and_scales_all_the_same() {
     let sim = started(Config { latency: std::time::Duration::from_millis(200), ..two() }).await;
-    let left = tokio::time::timeout(std::time::Duration::from_millis(100), scale(&sim, "eu-1", 1)).await;
-    assert!(left.is_err());
-    crate::common::eventually(|| sim.scales().len() == 1).await;
-    crate::common::eventually(|| sim.stats().traffic.in_flight == 0).await;
+    let body = json!({ "deployment_id": "eu-1", "delta": 1 });
+    leave_once(|| sim.stats().scales == 1, [client().post(format!("{}/scale", sim.url())).json(&body)]).await;
+    eventually(|| sim.scales().len() == 1).await;
+    eventually(|| sim.stats().traffic.in_flight == 0).await;
     assert_eq!((sim.scales()[0].done, sim.scales()[0].answer), (Done::Applied, None));
     assert_eq!(sim.stats().traffic.abandoned, 1);
 }

@@ -92,3 +92,25 @@ async fn who_may_read_may_not_set_and_who_may_set_may_not_read() {
         put(&writer, &at, &[("if-match", "*")], &json!({})).await.expect(200);
     }
 }
+
+#[tokio::test]
+async fn where_the_store_is_away_every_question_says_so() {
+    let world = World::of(vec![spec("eu-1", 10, "15", 10, 90)]).await;
+    world.put("eu-1", state(SLOT - 5..=SLOT, 85)).await;
+    let client = world.client().await;
+    // The key is known by then.
+    client.get("/api/v1/deployments").await.expect(200);
+    world.embedded.set_away(true);
+    for more in ["", "/eu-1", "/eu-1/decisions", "/eu-1/explain", "/eu-1/policy", "-policy"] {
+        let reply = client.get(&format!("/api/v1/deployments{more}")).await;
+        assert!(!reply.header("retry-after").is_empty(), "{more}");
+        reply.problem(503, "unavailable");
+    }
+    for more in ["/eu-1/policy", "-policy"] {
+        let reply = put(&client, &format!("/api/v1/deployments{more}"), &[("if-match", "*")], &json!({})).await;
+        reply.problem(503, "unavailable");
+    }
+    let body = json!({"deployment_id": "eu-1", "policy": {}});
+    client.post("/api/v1/deployments/simulate", body).await.problem(503, "unavailable");
+    assert_eq!(world.sim.stats().traffic.requests, 0, "nothing was asked for");
+}

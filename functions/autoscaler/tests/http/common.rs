@@ -19,7 +19,10 @@ use jiff::Timestamp;
 use kit::{
     access::Access,
     clock::Clock,
-    dynamo::Store,
+    dynamo::{
+        Store,
+        embedded::{Embedded, Faults},
+    },
     testing::{Client, Reply},
 };
 use serde_json::Value;
@@ -33,6 +36,7 @@ pub const SLOT: Slot = 60_000_000;
 
 /// A deployment of this capability, and its upstream.
 pub struct World {
+    pub embedded: Embedded,
     pub store: Store,
     pub config: Config,
     pub app: Router,
@@ -61,18 +65,26 @@ impl World {
             _ => None,
         });
         let config = config.unwrap();
-        let store = kit::dynamo::embedded::Embedded::memory().unwrap().store("test-");
+        let embedded = Embedded::memory().unwrap();
+        let store = embedded.store("test-");
         store.create_tables(&[&kit::access::TABLE, &autoscaler::TABLE]).await.unwrap();
         let clock = Clock::manual(NOON);
         let access = Access::new(store.clone(), clock.clone());
         let scaling = Scaling::new(&config, store.clone(), clock.clone());
         let app = kit::http::app(vec![autoscaler::routes(scaling)], access.clone());
-        Self { store, config, app, access, clock, sim }
+        Self { embedded, store, config, app, access, clock, sim }
     }
 
     /// A client that may do everything with deployments.
     pub async fn client(&self) -> Client {
         Client::new(&self.app, &self.access, "acme", &["autoscaler:read", "autoscaler:write"]).await
+    }
+
+    /// The same router on a store with these faults.
+    pub fn app_on(&self, faults: Faults) -> Router {
+        let store = self.embedded.store_with_faults("test-", faults);
+        let scaling = Scaling::new(&self.config, store, self.clock.clone());
+        kit::http::app(vec![autoscaler::routes(scaling)], self.access.clone())
     }
 
     pub fn records(&self) -> ScalerStore {

@@ -96,8 +96,8 @@ async fn it_says_what_the_next_tick_then_does() {
             }
             assert_eq!(essence(&explained["decision"]), essence(&done["last_decision"]), "{here}");
             let sent: Vec<_> = sent.iter().filter(|it| it.id == spec.id).map(|it| Value::from(it.delta)).collect();
-            let would: Vec<_> = explained["would_send"].as_i64().map(Value::from).into_iter().collect();
-            assert_eq!(would, sent, "{here}");
+            let asked: Vec<_> = explained["would_send"].as_i64().map(Value::from).into_iter().collect();
+            assert_eq!(asked, sent, "{here}");
             assert_eq!(explained["bad"].is_null(), explained["sample"].is_object(), "{here}");
             assert!(words(&explained).contains(explained["decision"]["reason"].as_str().unwrap()), "{here}");
             reasons.insert(explained["decision"]["reason"].as_str().unwrap().to_owned());

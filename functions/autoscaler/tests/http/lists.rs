@@ -5,7 +5,7 @@ use autoscaler::{
     machine::Pending,
     policy::{Given, Mode},
     samples::{BadCode, time},
-    store::Stored,
+    store::{ShardId, Shards, Stored},
 };
 use kit::http::ANSWER_LIMIT;
 use serde_json::{Value, json};
@@ -29,7 +29,7 @@ async fn every_deployment_with_its_hosts_and_its_last_decision() {
     );
     assert_eq!(field(list["items"].as_array().unwrap(), "id"), ["eu-1", "us-2"]);
     let mut eu = list["items"][0].clone();
-    let last = eu["last_decision"].take();
+    let decision = eu["last_decision"].take();
     assert_eq!(
         eu,
         json!({
@@ -39,7 +39,7 @@ async fn every_deployment_with_its_hosts_and_its_last_decision() {
         })
     );
     assert_eq!(
-        last,
+        decision,
         json!({
             "at": "2027-01-15T08:00:00Z", "until": "2027-01-15T08:00:00Z", "count": 1, "reason": "ScaledUp",
             "words": "adds 1 host: 90 of 100 servers busy; 15 % free needs 106 servers, 11 hosts; it has 10 hosts",
@@ -122,10 +122,15 @@ async fn a_page_is_shorter_where_it_would_be_too_large() {
     let world = World::of(Vec::new()).await;
     let client = world.client().await;
     let long = |number: u64| format!("{}-{number:04}", "\"\\".repeat(60));
+    let mut shards = Shards::new();
     for number in 0..600 {
         let mut state = decided(Reason::BadMetrics);
         state.decision.as_mut().unwrap().note = Some("\\\u{1F980}".repeat(100));
-        world.put(&long(number), state).await;
+        let id = id(&long(number));
+        shards.entry(ShardId::of(&id)).or_default().states.insert(id, state);
+    }
+    for (place, shard) in &mut shards {
+        world.records().put_shard(*place, shard, "a test").await.unwrap();
     }
     let page = client.get("/api/v1/deployments?limit=500").await.expect(200);
     let items = page.json()["items"].as_array().unwrap().len();

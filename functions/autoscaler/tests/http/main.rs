@@ -5,6 +5,7 @@
 mod bad_input;
 mod common;
 mod decisions;
+mod docs;
 mod explain;
 mod lists;
 mod policy;

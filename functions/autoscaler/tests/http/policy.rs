@@ -4,7 +4,7 @@ use autoscaler::{
     decision::Reason,
     policy::{Mode, Policy},
 };
-use kit::testing::Client;
+use kit::{dynamo::embedded::Faults, testing::Client};
 use serde_json::{Value, json};
 
 use crate::common::{World, decided, id, path, put, spec};
@@ -150,6 +150,31 @@ async fn what_is_wrong_is_named_and_nothing_is_set() {
     let explained = client.get(&path("eu-1", "/explain")).await.expect(200).json();
     assert_eq!(explained["decision"]["desired_hosts"], 4, "{explained}");
     drop(world);
+}
+
+#[tokio::test]
+async fn whose_answer_of_the_store_was_lost_is_not_told_that_somebody_else_was_there() {
+    let (world, client) = world().await;
+    let faults = Faults { seed: 7, error_rate: 0.05, lost_answer_rate: 0.3, attempts: 2, ..Faults::default() };
+    let client = client.on(world.app_on(faults));
+    let (mut set, mut away) = (0, 0);
+    for round in 0..60 {
+        let version = world.records().policy(Some(&id("eu-1"))).await.unwrap().version;
+        let tag = format!("\"{version}\"");
+        let reply = put(&client, &path("eu-1", "/policy"), &[("if-match", &tag)], &json!({"min_hosts": round})).await;
+        let kept = world.records().policy(Some(&id("eu-1"))).await.unwrap();
+        if reply.status == 200 {
+            assert_eq!((kept.version, kept.given.min_hosts), (version + 1, Some(round)));
+            set += 1;
+        } else {
+            reply.problem(503, "unavailable");
+            assert!((version..=version + 1).contains(&kept.version));
+            away += 1;
+        }
+    }
+    assert!(set > 10 && away > 5, "{set} and {away}");
+    let revision = world.records().fleet().await.unwrap().revision;
+    assert_eq!(revision, world.records().policy(Some(&id("eu-1"))).await.unwrap().version);
 }
 
 #[tokio::test]

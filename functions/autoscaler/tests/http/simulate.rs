@@ -40,7 +40,8 @@ async fn on_samples_that_are_given() {
     assert_eq!((&slow["seconds"], slow["points"].as_array().unwrap().len()), (&1200.into(), 40));
     assert!(slow["minutes_short"].as_f64().unwrap() > 2.0, "{slow}");
     assert_eq!(ample["minutes_short"], 0.0);
-    assert_eq!(slow["short_seconds"].as_f64().unwrap() / 60.0, slow["minutes_short"].as_f64().unwrap());
+    let seconds = slow["minutes_short"].as_f64().unwrap() * 60.0;
+    assert!((seconds - slow["short_seconds"].as_f64().unwrap()).abs() < 1e-6, "{slow}");
     assert!(slow["host_hours"].as_f64() < ample["host_hours"].as_f64());
     assert_eq!(slow["points"][0], json!({"at": "2027-01-15T08:00:00Z", "hosts": 10, "total": 100, "busy": 80, "free": 20}));
     // Slower hosts, and more of them at the beginning.

@@ -1,0 +1,100 @@
+//! Workers that die in the middle of a tick, and others that go on from what is written.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use autoscaler::{decision::Outcome, need::desired, policy::Policy};
+use kit::dynamo::embedded::Faults;
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use simulators::deployments::Config;
+use tokio_util::sync::CancellationToken;
+
+use crate::common::{World, few_shards, id};
+
+/// A store that takes a while for everything, so that there is a moment between any two steps.
+fn slow(milliseconds: u64) -> Faults {
+    Faults { latency: Duration::from_millis(milliseconds), ..Faults::default() }
+}
+
+/// Runs the tick of the present slot and lets it die after so long.
+async fn die(world: &World, after: Duration) {
+    let scaler = Arc::new(world.scaler_on(world.embedded.store_with_faults("test-", slow(20))));
+    let slot = world.slot();
+    let tick = tokio::spawn(async move { scaler.tick(slot, &CancellationToken::new()).await });
+    tokio::time::sleep(after).await;
+    tick.abort();
+    let _ = tick.await;
+    // What has reached the store or the deployments API comes to its end there.
+    tokio::time::sleep(Duration::from_millis(60)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_at_any_moment_nothing_is_sent_twice_and_all_is_settled() {
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let kills = if std::env::var("MUSTER_SCHEDULES").is_ok() { 10 } else { 50 };
+    let config = Config { latency: Duration::from_millis(15), seed: 3, count: 12, ..Config::default() };
+    let world = World::with(few_shards(config, 3), "5").await;
+    let policy = Policy { cooldown_after_up_seconds: 0, ..Policy::default() };
+    let mut steps = BTreeSet::new();
+    for _ in 0..kills {
+        die(&world, Duration::from_millis(rng.random_range(0..260))).await;
+        for state in world.states().await.values() {
+            let pending = state.pending.as_ref().filter(|it| it.slot == world.slot());
+            steps.insert(match pending.map(|it| it.outcome) {
+                None if state.samples.last() < world.slot() => "nothing",
+                None => "decided",
+                Some(Outcome::Intended) => "intended",
+                Some(_) => "answered",
+            });
+        }
+        world.pass();
+        // Now and then one that lives.
+        if rng.random_bool(0.3) {
+            world.slots(&world.scaler(), 1).await;
+        }
+    }
+    // It was killed before it had decided, after the intent, and after the answer was written.
+    let all = BTreeSet::from(["answered", "decided", "intended", "nothing"]);
+    assert!(steps == all || kills < 50, "{steps:?}");
+    let mut sent = BTreeMap::new();
+    for scale in world.scales() {
+        assert_eq!(sent.insert((scale.id.clone(), scale.at), scale.delta), None, "sent twice: {scale:?}");
+    }
+    // Left alone it comes to what is needed, and nothing is pending for ever.
+    world.slots(&world.scaler(), 6).await;
+    let states = world.states().await;
+    for deployment in world.sim.deployments() {
+        let state = &states[&id(&deployment.id)];
+        let shape = state.shape.as_ref().unwrap();
+        let need = desired(deployment.busy, shape, &policy.bounds());
+        assert!(deployment.status.current_hosts >= need, "{} has too few hosts: {state:?}", deployment.id);
+        let old = state.pending.as_ref().is_some_and(|it| it.slot + 4 < world.slot());
+        assert!(!old, "{} waits for ever: {state:?}", deployment.id);
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_fails_now_and_then_never_makes_it_send_twice() {
+    for seed in 0..6 {
+        let world = World::with(few_shards(Config { seed, count: 12, ..Config::default() }, 3), "5").await;
+        let faults = Faults { seed, error_rate: 0.05, lost_answer_rate: 0.1, attempts: 1, ..Faults::default() };
+        let scaler = world.scaler_on(world.embedded.store_with_faults("test-", faults));
+        let mut failed = 0;
+        for _ in 0..60 {
+            let ticked = scaler.tick(world.slot(), &CancellationToken::new()).await;
+            failed += usize::from(ticked.map_or(true, |report| report.not_kept > 0));
+            world.pass();
+        }
+        assert!(failed > 5, "{failed}");
+        let mut sent = BTreeMap::new();
+        for scale in world.scales() {
+            assert_eq!(sent.insert((scale.id.clone(), scale.at), scale.delta), None, "sent twice: {scale:?}");
+        }
+        assert!(!sent.is_empty());
+    }
+}
