@@ -17,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use autoscaler::{Scaling, tick::Scaler};
 use axum::Router;
 use batches::{
     Batches,
@@ -56,7 +57,7 @@ use crate::{
 /// The tenant of a state folder's owner.
 const TENANT: &str = "default";
 /// Every table there is: that of the keys, and one for each capability that keeps something.
-pub const TABLES: [&TableDef; 3] = [&kit::access::TABLE, &batches::TABLE, &services::TABLE];
+pub const TABLES: [&TableDef; 4] = [&kit::access::TABLE, &batches::TABLE, &services::TABLE, &autoscaler::TABLE];
 /// How often what has expired is deleted, as DynamoDB does by itself.
 const SWEEP_EVERY: Duration = Duration::from_hours(1);
 
@@ -125,10 +126,12 @@ impl Backend {
             max_age: max_age_from(|name| settings.get(name))?,
         };
         let watch = Watch::new(&configured_services(settings)?, self.store.clone(), Clock::system());
+        let scaling = Scaling::new(&configured_deployments(settings)?, self.store.clone(), Clock::system());
         Ok(vec![
             ("shout", shout::routes(configured_shout(settings)?)),
             ("batches", batches::routes(batches)),
             ("services", services::routes(watch)),
+            ("autoscaler", autoscaler::routes(scaling)),
             ("openapi", kit::http::openapi()),
             ("keys", kit::access::routes(self.access.clone())),
         ])
@@ -197,6 +200,13 @@ impl Backend {
         let config = configured_services(settings)?;
         let notifier = configured_notifier(settings).await?;
         Ok(Watcher::new(config, self.store.clone(), notifier, Clock::system()))
+    }
+
+    /// Who scales the deployments of the API that `settings` name, if they do.
+    pub fn scaler(&self, settings: &Settings) -> Result<Option<Scaler>, Failure> {
+        let config = configured_deployments(settings)?;
+        let scaler = |api| Scaler::new(api, self.store.clone(), config.at_once, Clock::system());
+        Ok(config.deployments.map(scaler))
     }
 
     /// Works for one provider until `stop`, and tells when it has to wait for another worker.
@@ -314,6 +324,18 @@ fn refused(settings: &Settings, error: ConfigError) -> Failure {
     }
 }
 
+/// Which deployments API is meant, and how it is asked.
+pub fn configured_deployments(settings: &Settings) -> Result<autoscaler::config::Config, Failure> {
+    use autoscaler::config::{Config, ConfigError, URL};
+    Config::from_settings(|name| settings.get(name)).map_err(|error| match error {
+        ConfigError::Url(error) => Failure::usage(format!("{} {}", settings.origin(URL), error.problem))
+            .hint("write the deployments API's base URL, such as https://deployments.example/api"),
+        ConfigError::Number { name, value, right } => {
+            Failure::usage(format!("{} is {value:?}; it must be {right}", settings.origin(name)))
+        }
+    })
+}
+
 fn configured_shout(settings: &Settings) -> Result<Shout, Failure> {
     use ::shout::http::{FALLBACK, URL};
     let upstream = settings.get(URL).map(|url| Upstream::new(URL, &url)).transpose();
@@ -420,6 +442,14 @@ mod tests {
             (services::config::CPU, "ninety", "MUSTER_CPU_THRESHOLD is \"ninety\""),
         ] {
             let failure = configured_services(&Settings::of(&[(name, value)])).unwrap_err();
+            assert_eq!(failure.exit, crate::exit::Exit::Usage);
+            assert!(failure.message.starts_with(said), "{failure}");
+        }
+        for (name, value, said) in [
+            (autoscaler::config::URL, "api", "MUSTER_DEPLOYMENTS_URL must start with http"),
+            (autoscaler::config::TIMEOUT, "11", "MUSTER_DEPLOYMENTS_TIMEOUT_SECONDS is \"11\"; it must be a number"),
+        ] {
+            let failure = configured_deployments(&Settings::of(&[(name, value)])).unwrap_err();
             assert_eq!(failure.exit, crate::exit::Exit::Usage);
             assert!(failure.message.starts_with(said), "{failure}");
         }

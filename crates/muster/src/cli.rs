@@ -11,8 +11,10 @@ use jiff::{SignedDuration, Span, SpanRelativeTo};
 use services::{config::MOST_HEALTHY, history::parse_window};
 use uuid::Uuid;
 
-/// An operations backend for a fleet: batches of registered DevEUIs, servers and services watched, and
-/// text shouted.
+use crate::deployments::args::{AutoscalerCommand, Deployments};
+
+/// An operations backend for a fleet: batches of registered DevEUIs, servers and services watched,
+/// deployments scaled, and text shouted.
 ///
 /// With --server (or MUSTER_SERVER) it talks to that server; with a `muster serve` running on the
 /// state folder, to that one; else it does the work in its own process. Settings come from flags,
@@ -37,6 +39,7 @@ impl Cli {
     pub fn log_level(&self) -> &'static str {
         match (&self.command, self.global.verbose) {
             (Command::Serve(_), 0) | (_, 1) => "info",
+            (Command::Autoscaler(_), 0) => "warn",
             // Commands say themselves what is wrong, beside their progress bar.
             (_, 0) => "error",
             (_, _) => "debug",
@@ -110,6 +113,12 @@ pub enum Command {
 Without a subcommand it is `muster services status`. What is read now comes from the server, or is
 read from here with --cp-url or MUSTER_CPX_URL; history and alerts are kept by `muster serve`.")]
     Services(Services),
+    /// The deployments: their shares of free servers, what was decided for them and why, their policies
+    #[command(after_help = crate::deployments::args::WHERE)]
+    Deployments(Deployments),
+    /// The autoscaler, in the foreground and without a server
+    #[command(subcommand)]
+    Autoscaler(AutoscalerCommand),
     /// Text reversed and shouted
     Shout {
         /// The text, words joined by spaces; standard input without it
@@ -546,7 +555,7 @@ fn parse_per_cent(text: &str) -> Result<f64, String> {
     number.ok_or_else(|| "write a number of per cent from 0 to 100, such as 90".to_owned())
 }
 
-fn parse_interval(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_interval(text: &str) -> Result<Duration, String> {
     let interval = text.parse::<SignedDuration>().ok().and_then(|interval| Duration::try_from(interval).ok());
     let interval =
         interval.filter(|interval| (Duration::from_millis(500)..=Duration::from_hours(1)).contains(interval));
@@ -562,7 +571,7 @@ fn parse_silence(text: &str) -> Result<i64, String> {
     seconds.ok_or_else(|| "write a time up to 90 days, such as 2h or 3d".to_owned())
 }
 
-fn parse_reason(text: &str) -> Result<String, String> {
+pub(crate) fn parse_reason(text: &str) -> Result<String, String> {
     if text.trim().is_empty() || text.chars().count() > 200 || text.chars().any(char::is_control) {
         return Err("a reason has 1 to 200 characters and no control characters".to_owned());
     }
@@ -613,7 +622,7 @@ fn parse_address(text: &str) -> Result<SocketAddr, String> {
 }
 
 /// A friendly duration in whole seconds; a day is 24 hours.
-fn parse_seconds(text: &str) -> Result<i64, String> {
+pub(crate) fn parse_seconds(text: &str) -> Result<i64, String> {
     let bad = || "write a time such as 30d, 12h or 1y".to_owned();
     let span: Span = text.parse().map_err(|_| bad())?;
     // Years and months have no fixed length; for an expiry, 365 and 30 days are what is meant.

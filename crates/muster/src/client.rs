@@ -149,9 +149,16 @@ impl Client {
                 HeaderValue::try_from(key).map_err(|_| Failure::usage("--key has characters that cannot be sent"))?;
             headers.insert(HeaderName::from_static("idempotency-key"), value);
         }
-        let body =
-            serde_json::to_vec(body).map_err(|error| Failure::new(format!("cannot write the request: {error}")))?;
-        self.send(Method::POST, path, headers, body.into()).await
+        self.send(Method::POST, path, headers, json(body)?).await
+    }
+
+    /// PUTs `body` to `path`, in the place of this version and no other.
+    pub async fn put(&self, path: &str, body: &impl Serialize, version: u64) -> Result<Answer, Failure> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let tag = HeaderValue::try_from(format!("\"{version}\""));
+        headers.extend(tag.ok().map(|tag| (header::IF_MATCH, tag)));
+        self.send(Method::PUT, path, headers, json(body)?).await
     }
 
     /// DELETEs `path`.
@@ -213,6 +220,11 @@ fn authorization(key: Option<&str>) -> Result<Option<HeaderValue>, Failure> {
     })?;
     value.set_sensitive(true);
     Ok(Some(value))
+}
+
+fn json(body: &impl Serialize) -> Result<Bytes, Failure> {
+    let body = serde_json::to_vec(body).map_err(|error| Failure::new(format!("cannot write the request: {error}")))?;
+    Ok(body.into())
 }
 
 type Parts = (StatusCode, HeaderMap, Bytes);

@@ -77,10 +77,11 @@ pub fn document() -> OpenApi {
     document
 }
 
-fn documents() -> [OpenApi; 4] {
+fn documents() -> [OpenApi; 5] {
     [
         <batches::http::Docs as utoipa::OpenApi>::openapi(),
         <services::http::Docs as utoipa::OpenApi>::openapi(),
+        <autoscaler::http::Docs as utoipa::OpenApi>::openapi(),
         <shout::http::Docs as utoipa::OpenApi>::openapi(),
         <kit::access::Docs as utoipa::OpenApi>::openapi(),
     ]

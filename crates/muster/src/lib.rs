@@ -6,7 +6,7 @@
 //! - [`client`]: the one client of the HTTP API, over a socket or straight into routers of this
 //!   process; [`backend`]: those routers and what is behind them; [`connect`]: which of
 //!   the two a command talks to;
-//! - [`batch`], [`services`], [`shout`], [`login`], [`keys`], [`secrets`]: the commands; [`progress`] waits for
+//! - [`batch`], [`services`], [`deployments`], [`shout`], [`login`], [`keys`], [`secrets`]: the commands; [`progress`] waits for
 //!   a batch and shows it, [`output`] prints tables, JSON and CSV, [`terminal`] is drawn on and given back,
 //!   [`input`] reads what nobody may see, [`signals`] is what Ctrl-C does;
 //! - [`serve`]: everything in one process, behind [`listen`]; [`demo`]: the same with simulators, told step by step;
@@ -25,6 +25,7 @@ pub mod cli;
 pub mod client;
 pub mod connect;
 pub mod demo;
+pub mod deployments;
 pub mod docs;
 pub mod exit;
 pub mod input;
@@ -42,6 +43,7 @@ pub mod signals;
 pub mod terminal;
 
 use cli::{Cli, Command};
+use deployments::args::AutoscalerCommand;
 use exit::{Exit, Failure};
 use output::Output;
 use settings::Settings;
@@ -88,8 +90,8 @@ fn dispatch(cli: &Cli, output: &Output) -> Result<Exit, Failure> {
     let settings = Settings::load(&cli.global, &cli.command)?;
     let level = settings.get(settings::LOG).filter(|_| cli.global.verbose == 0);
     // Lines of a log would land in the middle of what is drawn.
-    let level =
-        if services::draws(&cli.command, output) && output.is_watched() { Some("off".to_owned()) } else { level };
+    let draws = services::draws(&cli.command, output) || deployments::draws(&cli.command, output);
+    let level = if draws && output.is_watched() { Some("off".to_owned()) } else { level };
     kit::telemetry::init_for_people(level.as_deref().unwrap_or(cli.log_level()));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -100,6 +102,10 @@ fn dispatch(cli: &Cli, output: &Output) -> Result<Exit, Failure> {
             Command::Batch(command) => batch::run(command, &settings, output).await,
             Command::Servers(command) => services::servers(command, &settings, output).await,
             Command::Services(command) => services::run(command, &settings, output).await,
+            Command::Deployments(command) => deployments::run(command, &settings, output).await,
+            Command::Autoscaler(AutoscalerCommand::Run(options)) => {
+                deployments::scaler::run(options, &settings, output).await
+            }
             Command::Shout { text } => shout::run(text, &settings, output).await,
             Command::Login(command) => login::login(command, &settings, output).await,
             Command::Logout => login::logout(&settings, output),

@@ -71,6 +71,7 @@ pub struct Server {
     requests: JoinHandle<()>,
     worker: Option<JoinHandle<()>>,
     watcher: Option<JoinHandle<()>>,
+    scaler: Option<JoinHandle<()>>,
 }
 
 impl Server {
@@ -83,6 +84,7 @@ impl Server {
     ) -> Result<Self, Failure> {
         let provider = configured_provider(settings, None)?;
         let watcher = backend.watcher(settings).await?;
+        let scaler = backend.scaler(settings)?;
         let app = backend.app(settings, provider.as_ref())?;
         if settings.store()? == StoreKind::Embedded {
             backend.own_key().await?;
@@ -109,9 +111,16 @@ impl Server {
             let stop = stop.clone();
             tokio::spawn(async move { watcher.work_forever(&stop).await })
         });
+        if scaler.is_none() {
+            tracing::warn!("{} is not set: deployments answer 503", autoscaler::config::URL);
+        }
+        let scaler = scaler.map(|scaler| {
+            let stop = stop.clone();
+            tokio::spawn(async move { scaler.work_forever(&stop, |_| {}).await })
+        });
         backend.announce(&url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:"))?;
         tracing::info!(url, "listening");
-        Ok(Self { url, backend, stop, requests, worker, watcher })
+        Ok(Self { url, backend, stop, requests, worker, watcher, scaler })
     }
 
     /// Serves until it is told to stop, then ends in good order, or in ten seconds.
@@ -129,7 +138,7 @@ impl Server {
             }
         }
         tracing::info!("stopping: nothing new is accepted or sent, what is in flight is finished");
-        let Self { backend, mut requests, worker, watcher, .. } = self;
+        let Self { backend, mut requests, worker, watcher, scaler, .. } = self;
         let requests_end = async {
             if tokio::time::timeout(REQUESTS_END, &mut requests).await.is_err() {
                 tracing::warn!("some requests were cut off");
@@ -148,7 +157,13 @@ impl Server {
                 tracing::warn!("the watcher was cut off; what it had to tell is told by the next one");
             }
         };
-        tokio::join!(requests_end, worker_ends, watcher_ends);
+        let scaler_ends = async {
+            let Some(scaler) = scaler else { return };
+            if tokio::time::timeout(WORKER_ENDS, scaler).await.is_err() {
+                tracing::warn!("the scaler was cut off; the next one reads what came of what it had asked for");
+            }
+        };
+        tokio::join!(requests_end, worker_ends, watcher_ends, scaler_ends);
         backend.withdraw()
     }
 }

@@ -18,6 +18,7 @@ use toml_edit::{DocumentMut, Value};
 
 use crate::{
     cli::{Batch, Command, Global, Keys, Login, Secrets, Serve, ServicesCommand, StoreKind, parse_profile},
+    deployments::args::AutoscalerCommand,
     exit::{Exit, Failure},
 };
 
@@ -40,8 +41,9 @@ pub const ENVIRONMENT: &str = "MUSTER_ENVIRONMENT";
 /// What is logged, in the syntax of `tracing`: `info,batches=debug`.
 pub const LOG: &str = "MUSTER_LOG";
 
-/// Every setting but those of `services`, those of capabilities that are yet to come included.
-const MOST_NAMES: [&str; 21] = [
+/// Every setting but those of `services` and `autoscaler`, those of capabilities that are yet to come
+/// included.
+const MOST_NAMES: [&str; 20] = [
     SERVER,
     KEY,
     CA_FILE,
@@ -57,7 +59,6 @@ const MOST_NAMES: [&str; 21] = [
     batches::config::MAX_AGE,
     shout::http::URL,
     shout::http::FALLBACK,
-    "MUSTER_DEPLOYMENTS_URL",
     "MUSTER_PACKET_URL",
     "MUSTER_PACKET_PROJECT",
     "MUSTER_PACKET_TOKEN",
@@ -67,7 +68,7 @@ const MOST_NAMES: [&str; 21] = [
 
 /// Every setting there is.
 fn names() -> impl Iterator<Item = &'static str> {
-    MOST_NAMES.into_iter().chain(services::config::NAMES)
+    MOST_NAMES.into_iter().chain(services::config::NAMES).chain(autoscaler::config::NAMES)
 }
 
 type Values = BTreeMap<String, String>;
@@ -262,15 +263,25 @@ fn flags(global: &Global, command: &Command) -> Vec<Flag> {
             };
             add(services::config::URL, "--cp-url", reading.and_then(|reading| reading.cp_url.clone()));
         }
+        Command::Deployments(deployments) => {
+            add(autoscaler::config::URL, "--api-url", deployments.api_url.clone());
+        }
+        Command::Autoscaler(AutoscalerCommand::Run(run)) => {
+            add(autoscaler::config::URL, "--api-url", run.api_url.clone());
+            add(STORE, "--store", run.store.map(store_name));
+        }
         Command::Batch(Batch::Create(create)) => add(batches::config::URL, "--provider", create.provider.clone()),
         Command::Serve(Serve { store, .. }) | Command::Keys(Keys { store, .. }) => {
-            let name = store.and_then(|store| store.to_possible_value()).map(|value| value.get_name().to_owned());
-            add(STORE, "--store", name);
+            add(STORE, "--store", store.map(store_name));
         }
         Command::Secrets(Secrets { environment, .. }) => add(ENVIRONMENT, "--environment", environment.clone()),
         _ => {}
     }
     flags
+}
+
+fn store_name(store: StoreKind) -> String {
+    store.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
 /// `MUSTER_LORAWAN_URL` is `lorawan_url` in the file.

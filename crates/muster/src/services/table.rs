@@ -25,12 +25,12 @@ pub struct Listing {
 }
 
 impl Listing {
-    fn new(header: &[&'static str], rows: impl Iterator<Item = Vec<Cell>>) -> Self {
+    pub(crate) fn new(header: &[&'static str], rows: impl Iterator<Item = Vec<Cell>>) -> Self {
         Self { header: header.to_vec(), rows: rows.collect() }
     }
 
     /// Adds a column, if there is anything in it.
-    fn with(mut self, name: &'static str, cells: impl Iterator<Item = Option<Cell>>) -> Self {
+    pub(crate) fn with(mut self, name: &'static str, cells: impl Iterator<Item = Option<Cell>>) -> Self {
         let cells: Vec<_> = cells.collect();
         if cells.iter().any(Option::is_some) {
             self.header.push(name);
@@ -88,7 +88,7 @@ pub fn drift(value: Option<f64>) -> String {
 }
 
 /// Two decimals at most, and none that say nothing.
-fn short(value: f64) -> String {
+pub(crate) fn short(value: f64) -> String {
     let text = format!("{value:.2}");
     let text = text.trim_end_matches('0').trim_end_matches('.');
     if text == "-0" { "0".to_owned() } else { text.to_owned() }
@@ -100,12 +100,12 @@ fn number(value: Option<f64>) -> Cell {
 }
 
 /// With as many decimals as a value has, for programs; a `-` stands where tabs alone are between.
-fn bare(cells: Vec<Cell>, format: Format) -> Vec<Cell> {
+pub(crate) fn bare(cells: Vec<Cell>, format: Format) -> Vec<Cell> {
     let dash = |cell: Cell| if cell.text.is_empty() && format == Format::Plain { Cell::plain("-") } else { cell };
     cells.into_iter().map(dash).collect()
 }
 
-fn is_for_people(format: Format) -> bool {
+pub(crate) fn is_for_people(format: Format) -> bool {
     matches!(format, Format::Table | Format::Json)
 }
 
