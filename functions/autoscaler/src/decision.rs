@@ -1,6 +1,6 @@
 //! What was decided for a deployment, from what, and what came of it.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -229,7 +229,8 @@ impl Decision {
             }
             (Reason::BadMetrics, _) => "what it says of itself cannot be used".to_owned(),
             (Reason::BreakerOpen, _) => {
-                "what it said of itself could not be used several times in a row; waits for two good readings".to_owned()
+                "what it said of itself could not be used several times in a row; waits for two good readings"
+                    .to_owned()
             }
             (Reason::Frozen, _) => {
                 "could do with less, but too many deployments cannot be read: no host is taken away".to_owned()
@@ -241,7 +242,8 @@ impl Decision {
         };
         if let (Some(inputs), Some(need)) = (self.inputs, self.need) {
             let busy = inputs.total.saturating_sub(inputs.free);
-            words += &format!(
+            let _ = write!(
+                words,
                 ": {busy} of {} servers busy; {} % free needs {need} servers, {}; it has {}",
                 inputs.total,
                 inputs.target_free_pct,
@@ -250,7 +252,7 @@ impl Decision {
             );
         }
         if let Some(note) = &self.note {
-            words += &format!(" ({note})");
+            let _ = write!(words, " ({note})");
         }
         words
     }

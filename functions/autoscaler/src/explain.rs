@@ -18,7 +18,7 @@ use crate::{
     machine::{State, Tick},
     need::{Counts, Shape, Target, hosts, servers, within},
     policy::{Given, Mode, Policy, Wrong},
-    samples::{Bad, BadCode, SLOT_SECONDS, Slot, slot, time},
+    samples::{Bad, BadCode, Slot, slot, time},
     store::{Fleet, ScalerStore, ShardId, stagger},
     views::{self, CountsView, DecisionView},
 };
@@ -401,6 +401,6 @@ fn sending_words(would_send: Option<i64>, state: &State, policy: &Policy, decisi
                 decision.delta
             )
         }
-        None => format!("Nothing would be sent. The tick after it is {SLOT_SECONDS} s later."),
+        None => "Nothing would be sent.".to_owned(),
     }
 }

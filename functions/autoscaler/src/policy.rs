@@ -55,8 +55,10 @@ impl Mode {
     /// Both at once: what either forbids is forbidden.
     const fn and(self, other: Self) -> Self {
         match (self, other) {
-            (Self::Paused, _) | (_, Self::Paused) => Self::Paused,
-            (Self::PausedIn, Self::PausedOut) | (Self::PausedOut, Self::PausedIn) => Self::Paused,
+            (Self::Paused, _)
+            | (_, Self::Paused)
+            | (Self::PausedIn, Self::PausedOut)
+            | (Self::PausedOut, Self::PausedIn) => Self::Paused,
             (Self::DryRun, _) | (_, Self::DryRun) => Self::DryRun,
             (Self::On, other) => other,
             (this, _) => this,
@@ -203,7 +205,9 @@ impl Policy {
             Mode::On => (None, None),
             mode if mode == all_mode => (all.until, all.reason.clone()),
             mode if mode == own_mode => (own.until, own.reason.clone()),
-            _ => ([all.until, own.until].into_iter().flatten().min(), all.reason.clone().or_else(|| own.reason.clone())),
+            _ => {
+                ([all.until, own.until].into_iter().flatten().min(), all.reason.clone().or_else(|| own.reason.clone()))
+            }
         };
         Self {
             min_hosts: set!(min_hosts),

@@ -140,7 +140,7 @@ pub struct Outcome {
 
 /// What would have happened under `policy`. Its mode does not matter: it is simulated as if it were on.
 pub fn run(series: &Series, fleet: &Fleet, policy: &Policy) -> Outcome {
-    drive(series, fleet, &mut Machine::new(fleet.shape.clone(), policy.clone(), series.slot))
+    drive(series, fleet, &mut Machine::new(&fleet.shape, policy, series.slot))
 }
 
 /// What would have happened under any rule.
@@ -173,9 +173,9 @@ struct Machine {
 }
 
 impl Machine {
-    fn new(shape: Shape, policy: Policy, slot: Slot) -> Self {
-        let policy = Policy { mode: Mode::On, until: None, reason: None, ..policy };
-        Self { state: State::new(Some(shape), slot, 0), policy }
+    fn new(shape: &Shape, policy: &Policy, slot: Slot) -> Self {
+        let policy = Policy { mode: Mode::On, until: None, reason: None, ..policy.clone() };
+        Self { state: State::new(Some(shape.clone()), slot, 0), policy }
     }
 }
 
@@ -283,7 +283,6 @@ impl<'a> Simulated<'a> {
             self.running -= hosts;
             self.draining.add(self.now + u64::from(self.fleet.drain_seconds), hosts);
         }
-        self.arrive();
     }
 
     fn arrive(&mut self) {
@@ -481,7 +480,7 @@ mod tests {
         let outcome = run(&series, &fleet(10), &Policy::default());
         println!("{MOST_SLOTS} slots: {:?}", begun.elapsed());
         let fleet = fleet(10);
-        let mut machine = Machine::new(fleet.shape.clone(), Policy::default(), FIRST);
+        let mut machine = Machine::new(&fleet.shape, &Policy::default(), FIRST);
         let whole = drive_every_slot(&series, &fleet, &mut machine).points;
         assert_eq!(whole.len(), MOST_SLOTS);
         assert!((400..=MOST_POINTS).contains(&outcome.points.len()), "{}", outcome.points.len());
@@ -506,6 +505,7 @@ mod tests {
         let mut script = Script::new([i64::MAX, i64::MIN, i64::MAX, 1, -1]);
         let outcome = drive(&series([MOST; 8]), &fleet, &mut script);
         assert_eq!((outcome.changes, outcome.points[1].hosts, outcome.points[2].hosts), (5, MOST, 0));
+        assert!(outcome.points.iter().all(|point| point.total <= MOST));
         run(&series([MOST; 50]), &fleet, &Policy { max_hosts: Some(MOST), ..Policy::default() });
     }
 

@@ -95,6 +95,9 @@ pub struct Fleet {
     /// The last slot that was claimed.
     #[serde(default)]
     pub slot: Slot,
+    /// Which worker has claimed it.
+    #[serde(default)]
+    pub by: Option<String>,
     /// Changes whenever a policy does.
     #[serde(default)]
     pub revision: u64,
@@ -230,19 +233,22 @@ impl ScalerStore {
         format!("SAMPLES#{}#{id}", self.api)
     }
 
-    /// Takes the work of `slot` upon us. None where it, or that of a later slot, is taken; it may
-    /// have been taken by this very call, if its first answer was lost: then the slot is left out.
-    pub async fn claim(&self, slot: Slot) -> Result<Option<Fleet>, StoreError> {
+    /// Takes the work of `slot` upon us, the worker `by`, and answers what was known before. None
+    /// where that slot, or a later one, is taken; it may have been taken by this very call, if its
+    /// first answer was lost: then the slot is left out.
+    pub async fn claim(&self, slot: Slot, by: &str) -> Result<Option<Fleet>, StoreError> {
         let claimed = self
             .store
             .client()
             .update_item()
             .table_name(self.table())
             .set_key(Some(self.fleet_key()))
-            .update_expression("SET slot = :slot")
+            .update_expression("SET slot = :slot, #by = :by")
             .condition_expression("attribute_not_exists(slot) OR slot < :slot")
+            .expression_attribute_names("#by", "by")
             .expression_attribute_values(":slot", n(slot))
-            .return_values(ReturnValue::AllNew)
+            .expression_attribute_values(":by", s(by))
+            .return_values(ReturnValue::AllOld)
             .send()
             .await
             .map_err(StoreError::from);

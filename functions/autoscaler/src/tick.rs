@@ -71,6 +71,8 @@ pub struct Scaler {
     clock: Clock,
     at_once: usize,
     dry_run: bool,
+    /// Names this worker.
+    me: String,
     known: Mutex<Known>,
 }
 
@@ -180,7 +182,7 @@ impl Scaler {
     /// Scales what `api` lists, at most so many requests at once.
     pub fn new(api: Deployments, store: kit::dynamo::Store, at_once: usize, clock: Clock) -> Self {
         let store = ScalerStore::new(store, api.name());
-        Self { api, store, clock, at_once, dry_run: false, known: Mutex::default() }
+        Self { api, store, clock, at_once, dry_run: false, me: Uuid::now_v7().to_string(), known: Mutex::default() }
     }
 
     /// The same, but nothing is ever sent.
@@ -202,7 +204,8 @@ impl Scaler {
         let Some(mut fleet) = self.claim(slot).await? else {
             return Ok(Report { slot, duplicate: true, ..Report::default() });
         };
-        let (mut shards, policies) = tokio::try_join!(self.shards(), self.policies(fleet.revision))?;
+        let ours = fleet.by.as_ref() == Some(&self.me);
+        let (mut shards, policies) = tokio::try_join!(self.shards(ours), self.policies(fleet.revision))?;
         // Every minute, and again where the one before has brought nothing.
         if slot.is_multiple_of(2) || (fleet.vanished == 0 && slot.saturating_sub(fleet.discovered) > 2) {
             let found = self.api.discover().await.map_err(|error| error.to_string());
@@ -283,7 +286,7 @@ impl Scaler {
     async fn claim(&self, slot: Slot) -> Result<Option<Fleet>, StoreError> {
         let mut attempt = 1;
         loop {
-            match self.store.claim(slot).await {
+            match self.store.claim(slot, &self.me).await {
                 // Somebody sets a policy just now.
                 Err(StoreError::TransactionConflict) if attempt < CLAIM_ATTEMPTS => attempt += 1,
                 other => return other,
@@ -291,10 +294,11 @@ impl Scaler {
         }
     }
 
-    async fn shards(&self) -> Result<Shards, StoreError> {
+    /// All states: from memory if nobody else has ticked since.
+    async fn shards(&self, ours: bool) -> Result<Shards, StoreError> {
         // Taken out: should this tick break off, the next one reads them again.
         let known = self.known().shards.take();
-        match known {
+        match known.filter(|_| ours) {
             Some(shards) => Ok(shards),
             None => self.store.shards().await,
         }

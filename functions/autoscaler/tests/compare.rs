@@ -41,9 +41,7 @@ fn curve(name: &str, seed: u64) -> Series {
     let mut around = |level: f64, swing: f64| level * (1.0 + swing * rng.random_range(-1.0..1.0));
     let busy: Vec<f64> = match name {
         "steady" => vec![around(500.0, 0.3); DAY],
-        "daily" => {
-            (0..DAY).map(|slot| around(600.0 - 300.0 * (TAU * slot as f64 / DAY as f64).cos(), 0.02)).collect()
-        }
+        "daily" => (0..DAY).map(|slot| around(600.0 - 300.0 * (TAU * slot as f64 / DAY as f64).cos(), 0.02)).collect(),
         // From five minutes to twenty, up to two hours apart.
         "spike" => {
             let mut busy = Vec::with_capacity(DAY);
@@ -154,8 +152,7 @@ struct Days {
 
 impl Days {
     fn new() -> Self {
-        let shape =
-            Shape { servers_per_host: SERVERS_PER_HOST, target: Target::parse(&TARGET.to_string()).unwrap() };
+        let shape = Shape { servers_per_host: SERVERS_PER_HOST, target: Target::parse(&TARGET.to_string()).unwrap() };
         let policy = Policy::default();
         let day = |name, seed| {
             let series = curve(name, seed);
@@ -167,9 +164,9 @@ impl Days {
     }
 
     fn ours(&self) -> [Cost; CURVES.len()] {
-        self.days.each_ref().map(|days| {
-            days.iter().map(|(series, fleet)| Cost::from(run(series, fleet, &self.policy))).sum()
-        })
+        self.days
+            .each_ref()
+            .map(|days| days.iter().map(|(series, fleet)| Cost::from(run(series, fleet, &self.policy))).sum())
     }
 
     fn theirs(&self, curve: usize, reference: Reference, buffer: f64) -> Cost {
@@ -213,7 +210,8 @@ fn far_less_short_at_the_same_target_and_cheaper_at_the_same_shortness() {
             row(name, rule, TARGET, same);
             assert!(ours[index].short_minutes <= same.short_minutes, "{name} beside {rule}");
 
-            let (buffer, matched) = smallest_buffer(ours[index].short_minutes, |buffer| days.theirs(index, reference, buffer));
+            let (buffer, matched) =
+                smallest_buffer(ours[index].short_minutes, |buffer| days.theirs(index, reference, buffer));
             row(name, rule, buffer, matched);
             // Spikes are the exception: see above.
             let most = match (*name, rule) {

@@ -1,9 +1,7 @@
 //! The arithmetic: the contract's known answers, and any numbers against slow, exact rationals.
 #![allow(clippy::unwrap_used)]
 
-use autoscaler::need::{
-    Bounds, Counts, MOST, Shape, Target, TargetError, count, desired, hosts, servers, within,
-};
+use autoscaler::need::{Bounds, Counts, MOST, Shape, Target, TargetError, count, desired, hosts, servers, within};
 use num_bigint::BigInt;
 use num_rational::BigRational;
 use proptest::prelude::*;
@@ -101,13 +99,31 @@ fn the_free_minimum_and_the_share_are_not_added_up() {
 }
 
 #[test]
+fn a_target_is_met_up_to_the_last_server() {
+    for (target, total, free, met) in [
+        ("15", 100, 15, true),
+        ("15", 100, 14, false),
+        ("0", 7, 0, true),
+        ("99.999", 100_000, 99_999, true),
+        ("99.999", MOST, MOST - 1, true),
+        ("0.001", 100_000, 0, false),
+        ("90", 0, 0, true),
+    ] {
+        assert_eq!(Target::parse(target).unwrap().is_met(total, free), met, "{free} of {total}, {target} %");
+    }
+}
+
+#[test]
 fn everything_at_its_most_stays_a_number() {
     let fullest = shape(1, "99.999");
     assert_eq!(servers(MOST, &fullest.target, MOST), u128::from(MOST) * 100_000);
     assert_eq!(desired(MOST, &fullest, &Bounds { min_free_servers: MOST, ..NO_BOUNDS }), MOST);
     assert_eq!(desired(MOST, &shape(MOST, "99.999"), &NO_BOUNDS), 100_000);
     assert_eq!(desired(MOST, &shape(MOST, "0"), &Bounds { min_free_servers: MOST, ..NO_BOUNDS }), 2);
-    assert_eq!(desired(u64::MAX, &fullest, &Bounds { min_hosts: 0, max_hosts: u64::MAX, min_free_servers: u64::MAX }), MOST);
+    assert_eq!(
+        desired(u64::MAX, &fullest, &Bounds { min_hosts: 0, max_hosts: u64::MAX, min_free_servers: u64::MAX }),
+        MOST
+    );
 }
 
 /// Counts, small ones and the largest ones above all.

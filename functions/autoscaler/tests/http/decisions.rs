@@ -34,7 +34,10 @@ fn waiting() -> State {
         expected: 11,
         readings: 2,
         outcome: Outcome::Unknown,
-        decision: Some(Box::new(Decision { outcome: Some(Outcome::Unknown), ..Decision::new(SLOT - 5, Reason::ScaledUp) })),
+        decision: Some(Box::new(Decision {
+            outcome: Some(Outcome::Unknown),
+            ..Decision::new(SLOT - 5, Reason::ScaledUp)
+        })),
     });
     it
 }
@@ -101,7 +104,9 @@ async fn pages_go_on_while_time_does() {
     world.put("eu-1", decided(Reason::WithinTarget)).await;
     // The oldest of them leave the six weeks while the list is read.
     let six_weeks = 6 * 7 * 24 * 120;
-    world.put_history("eu-1", &[1, six_weeks - 1, six_weeks].map(|age| Decision::new(SLOT - age, Reason::InFlight))).await;
+    world
+        .put_history("eu-1", &[1, six_weeks - 1, six_weeks].map(|age| Decision::new(SLOT - age, Reason::InFlight)))
+        .await;
     let mut next = path("eu-1", "/decisions?limit=1");
     let mut found = Vec::new();
     loop {

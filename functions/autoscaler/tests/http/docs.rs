@@ -19,7 +19,8 @@ fn every_route_is_described_with_its_scope() {
         let operation = &document["paths"][route.path][route.method.to_lowercase()];
         assert_eq!(operation["security"][0]["key"][0], route.scope.unwrap().0, "{} {}", route.method, route.path);
     }
-    let described: usize = document["paths"].as_object().unwrap().values().map(|it| it.as_object().unwrap().len()).sum();
+    let described: usize =
+        document["paths"].as_object().unwrap().values().map(|it| it.as_object().unwrap().len()).sum();
     assert_eq!((routes.specs().len(), described), (9, 9));
 }
 

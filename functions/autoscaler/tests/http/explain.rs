@@ -29,12 +29,26 @@ fn words(explained: &Value) -> String {
 /// What of a decision is known before it is made.
 fn essence(decision: &Value) -> Value {
     let names = [
-        "reason", "inputs", "need_servers", "desired_hosts", "window_hosts", "delta", "in_flight", "limits", "mode",
-        "flapping", "note",
+        "reason",
+        "inputs",
+        "need_servers",
+        "desired_hosts",
+        "window_hosts",
+        "delta",
+        "in_flight",
+        "limits",
+        "mode",
+        "flapping",
+        "note",
     ];
     // An upstream that is ill says it in other words each time.
     let bad = decision["inputs"].is_null();
-    names.iter().filter(|name| !(bad && **name == "note")).map(|name| ((*name).to_owned(), decision[*name].clone())).collect::<serde_json::Map<_, _>>().into()
+    names
+        .iter()
+        .filter(|name| !(bad && **name == "note"))
+        .map(|name| ((*name).to_owned(), decision[*name].clone()))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 fn changing(name: &str, points: &[(u64, u64)]) -> Spec {
@@ -72,9 +86,11 @@ async fn it_says_what_the_next_tick_then_does() {
     let mut reasons = std::collections::BTreeSet::new();
     for turn in 0..36 {
         if turn == 1 {
-            for (name, given) in
-                [("dry", json!({"mode": "dry_run"})), ("kept", json!({"mode": "paused_in"})), ("bounded", json!({"max_hosts": 12}))]
-            {
+            for (name, given) in [
+                ("dry", json!({"mode": "dry_run"})),
+                ("kept", json!({"mode": "paused_in"})),
+                ("bounded", json!({"max_hosts": 12})),
+            ] {
                 put(&client, &path(name, "/policy"), &[("if-match", "*")], &given).await.expect(200);
             }
         }
@@ -105,7 +121,15 @@ async fn it_says_what_the_next_tick_then_does() {
         world.pass();
     }
     for reason in [
-        "ScaledUp", "ScaledDown", "WithinTarget", "Stabilizing", "InFlight", "AtMax", "BadMetrics", "BreakerOpen", "Paused",
+        "ScaledUp",
+        "ScaledDown",
+        "WithinTarget",
+        "Stabilizing",
+        "InFlight",
+        "AtMax",
+        "BadMetrics",
+        "BreakerOpen",
+        "Paused",
         "DryRun",
     ] {
         assert!(reasons.contains(reason), "{reason} was never explained: {reasons:?}");
@@ -261,7 +285,7 @@ async fn a_tick_that_does_not_read_the_list_goes_by_the_one_before() {
     // It was known with another target; the tick of the odd slot keeps to that.
     world.put("eu-1", state(SLOT - 5..=SLOT, 60)).await;
     let records = world.records();
-    records.claim(SLOT).await.unwrap();
+    records.claim(SLOT, "a test").await.unwrap();
     records.put_fleet(&Fleet { slot: SLOT, discovered: SLOT, ..Fleet::default() }).await.unwrap();
     let explained = explain(&client, "eu-1", "").await;
     assert_eq!((&explained["at"], &explained["would_send"]), (&"2027-01-15T08:00:30Z".into(), &2.into()));
@@ -281,13 +305,20 @@ async fn where_the_api_is_away_that_is_the_explanation() {
     assert_eq!((&explained["decision"]["reason"], &explained["would_send"]), (&"BadMetrics".into(), &Value::Null));
     assert_eq!(explained["sample"], Value::Null);
     assert!(!explained["bad"].as_str().unwrap().is_empty());
-    assert!(words(&explained).contains("The list could not be read") && words(&explained).contains("Nothing would be sent"));
+    assert!(
+        words(&explained).contains("The list could not be read") && words(&explained).contains("Nothing would be sent")
+    );
 }
 
 #[tokio::test]
 async fn a_shape_that_cannot_be_used_is_the_explanation() {
     let fleet = Some(vec![spec("eu-1", 10, "15", 10, 95)]);
-    let world = World::new(Config { fleet, entry_bad_rate: 1.0, entry_bad: Some(Fault::EntryZeroServers), ..Config::default() });
+    let world = World::new(Config {
+        fleet,
+        entry_bad_rate: 1.0,
+        entry_bad: Some(Fault::EntryZeroServers),
+        ..Config::default()
+    });
     let world = world.await;
     let client = world.client().await;
     world.put("eu-1", state(SLOT - 5..=SLOT - 1, 60)).await;
@@ -343,7 +374,7 @@ async fn what_is_frozen_pending_and_flapping_is_said() {
     let world = World::of(vec![spec("eu-1", 10, "15", 10, 30), spec("us-1", 10, "15", 10, 30)]).await;
     let client = world.client().await;
     let records = world.records();
-    records.claim(SLOT).await.unwrap();
+    records.claim(SLOT, "a test").await.unwrap();
     let fleet = Fleet { slot: SLOT, discovered: SLOT, frozen_until: SLOT + 2, ..Fleet::default() };
     records.put_fleet(&fleet).await.unwrap();
     world.put("eu-1", state(SLOT - 19..=SLOT, 60)).await;

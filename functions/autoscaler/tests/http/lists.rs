@@ -225,7 +225,10 @@ async fn one_deployment_with_its_policy_its_readings_and_what_is_pending() {
         })
     );
     let policy = &shown["policy"];
-    assert_eq!((&policy["window_seconds"], &policy["max_hosts"], &policy["min_hosts"]), (&60.into(), &12.into(), &1.into()));
+    assert_eq!(
+        (&policy["window_seconds"], &policy["max_hosts"], &policy["min_hosts"]),
+        (&60.into(), &12.into(), &1.into())
+    );
     assert!((shown["flap_pct"].as_f64().unwrap() - state.flap_pct()).abs() < 1e-9 && state.flap_pct() > 0.0);
     assert_eq!((&shown["observed_at"], &shown["flapping"]), (&"2027-01-15T07:58:30Z".into(), &true.into()));
     assert_eq!((&shown["hosts"], &shown["free_pct"]), (&10.into(), &10.0.into()));

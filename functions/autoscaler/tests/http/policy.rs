@@ -96,7 +96,10 @@ async fn of_two_who_set_the_same_version_one_is_told_so() {
         assert_eq!(one.min(two), 200);
         assert_eq!(one.max(two), 412);
         let kept = client.get(&at).await.expect(200).json();
-        assert_eq!((&kept["version"], &kept["set"]["min_hosts"]), (&(version + 1).into(), &(if one == 200 { 2 } else { 3 }).into()));
+        assert_eq!(
+            (&kept["version"], &kept["set"]["min_hosts"]),
+            (&(version + 1).into(), &(if one == 200 { 2 } else { 3 }).into())
+        );
     }
 }
 

@@ -16,7 +16,9 @@ const PATH: &str = "/api/v1/deployments/simulate";
 /// A demand every half minute: low, then high.
 fn samples(count: i64) -> Value {
     let at = |number: i64| (NOON + SignedDuration::from_secs(30 * number)).to_string();
-    (0..count).map(|number| json!({"at": at(number), "busy_servers": if number < count / 2 { 80 } else { 160 }})).collect()
+    (0..count)
+        .map(|number| json!({"at": at(number), "busy_servers": if number < count / 2 { 80 } else { 160 }}))
+        .collect()
 }
 
 #[tokio::test]
@@ -28,11 +30,11 @@ async fn on_samples_that_are_given() {
         "policy": {"up_step_hosts": 1, "up_step_pct": 0}, "compare_with": {"min_free_servers": 200}
     });
     let found = client.post(PATH, &body).await.expect(200).json();
+    assert_eq!((&found["from"], &found["until"]), (&"2027-01-15T08:00:00Z".into(), &"2027-01-15T08:20:00Z".into()));
     assert_eq!(
-        (&found["from"], &found["until"]),
-        (&"2027-01-15T08:00:00Z".into(), &"2027-01-15T08:20:00Z".into())
+        (&found["boot_seconds"], &found["drain_seconds"], &found["target_free_pct"]),
+        (&90.into(), &30.into(), &15.0.into())
     );
-    assert_eq!((&found["boot_seconds"], &found["drain_seconds"], &found["target_free_pct"]), (&90.into(), &30.into(), &15.0.into()));
     let runs = found["runs"].as_array().unwrap();
     let [slow, ample] = runs.as_slice() else { panic!("{found}") };
     assert_eq!((&slow["policy"]["up_step_hosts"], &ample["policy"]["min_free_servers"]), (&1.into(), &200.into()));
@@ -43,7 +45,10 @@ async fn on_samples_that_are_given() {
     let seconds = slow["minutes_short"].as_f64().unwrap() * 60.0;
     assert!((seconds - slow["short_seconds"].as_f64().unwrap()).abs() < 1e-6, "{slow}");
     assert!(slow["host_hours"].as_f64() < ample["host_hours"].as_f64());
-    assert_eq!(slow["points"][0], json!({"at": "2027-01-15T08:00:00Z", "hosts": 10, "total": 100, "busy": 80, "free": 20}));
+    assert_eq!(
+        slow["points"][0],
+        json!({"at": "2027-01-15T08:00:00Z", "hosts": 10, "total": 100, "busy": 80, "free": 20})
+    );
     // Slower hosts, and more of them at the beginning.
     let mut other = body.clone();
     (other["boot_seconds"], other["initial_hosts"]) = (600.into(), 12.into());
@@ -115,8 +120,11 @@ async fn a_week_fits_and_no_more() {
     let at = |seconds: i64| (NOON + SignedDuration::from_secs(seconds)).to_string();
     let body = |last: i64| {
         // Every ten minutes.
-        let samples: Vec<_> =
-            (0..1008).map(|n| n * 600).chain([last]).map(|s| json!({"at": at(s), "busy_servers": s / 600 % 144})).collect();
+        let samples: Vec<_> = (0..1008)
+            .map(|n| n * 600)
+            .chain([last])
+            .map(|s| json!({"at": at(s), "busy_servers": s / 600 % 144}))
+            .collect();
         json!({"samples": samples, "servers_per_host": 3, "target_free_pct": 20, "policy": {}})
     };
     let found = client.post(PATH, body(7 * 86400 - 1)).await.expect(200).json();
@@ -169,7 +177,11 @@ async fn what_is_wrong_is_named() {
         (with("/samples/2/at", json!("2027-01-15T08:00:01Z")), "/samples/2/at", "order of time"),
         (with("/samples/2/at", json!("soon")), "/samples/2/at", "year"),
         (with("/samples/2/busy_servers", json!(-1)), "/samples/2/busy_servers", "u64"),
-        (with("/samples/2/busy_servers", json!(9_007_199_254_740_993_u64)), "/samples/2/busy_servers", "9007199254740992"),
+        (
+            with("/samples/2/busy_servers", json!(9_007_199_254_740_993_u64)),
+            "/samples/2/busy_servers",
+            "9007199254740992",
+        ),
         (with("/samples/2", json!({"at": "2027-01-15T08:01:00Z", "busy": 3})), "/samples/2/busy", "busy_servers"),
         (with("/servers_per_host", json!(0)), "/servers_per_host", "1 to"),
         (with("/target_free_pct", json!(100)), "/target_free_pct", "less than 100"),

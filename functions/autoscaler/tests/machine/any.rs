@@ -137,6 +137,8 @@ struct World {
     sent: Vec<(Slot, i64)>,
     closed: Vec<Decision>,
     steps: u64,
+    /// Whether the breaker is open, and how many bad readings, or then good ones, came in a row.
+    breaker: (bool, u32),
     /// Bytes of the largest state.
     largest: usize,
 }
@@ -157,6 +159,7 @@ impl World {
             sent: Vec::new(),
             closed: Vec::new(),
             steps: 0,
+            breaker: (false, 0),
             largest: 0,
         }
     }
@@ -197,6 +200,14 @@ impl World {
         self.waits_for_a_verdict(before.clone(), reading.clone(), &tick, &step)?;
         self.told(&step, &explained)?;
         self.read.push(self.slot);
+        self.breaker = match (self.breaker, &reading) {
+            (breaker, Err(bad)) if bad.code == BadCode::Rejected => breaker,
+            ((false, 2), Err(_)) | ((true, _), Err(_)) => (true, 0),
+            ((false, bad), Err(_)) => (false, bad + 1),
+            ((false, _) | (true, 1), Ok(_)) => (false, 0),
+            ((true, good), Ok(_)) => (true, good + 1),
+        };
+        prop_assert_eq!(self.breaker.0, self.state.breaker_open);
         if let Ok(counts) = reading
             && (counts.total > 0 || counts.hosts == 0)
         {
@@ -209,7 +220,11 @@ impl World {
         let Some(delta) = step.send else { return Ok(()) };
         let Ok(counts) = reading else { return Err(TestCaseError::fail("sent after a bad reading")) };
         self.settled(&before, counts.hosts, at)?;
-        if delta > 0 { self.up(counts, delta)? } else { self.down(counts, delta, event.frozen)? }
+        if delta > 0 {
+            self.up(counts, delta)?
+        } else {
+            self.down(counts, delta, event.frozen)?
+        }
         self.sent.push((self.slot, delta));
         self.done(event, delta);
         Ok(())
@@ -300,8 +315,10 @@ impl World {
         prop_assert!(self.read[0] <= self.slot - window, "not seen for long enough");
         // All that the window needed is still there: at the most, in hosts and in servers.
         let left = counts.hosts - down;
+        let running = (counts.total / self.shape.servers_per_host).checked_sub(down);
         for (_, busy) in good {
-            prop_assert!(left >= desired(*busy, &self.shape, &policy.bounds()));
+            let wanted = desired(*busy, &self.shape, &policy.bounds());
+            prop_assert!(left >= wanted && running.is_some_and(|running| running >= wanted));
         }
         prop_assert!(left >= policy.min_hosts.min(policy.max_hosts.unwrap_or(MOST)));
         let most = policy.down_step_hosts.max(counts.hosts * u64::from(policy.down_step_pct) / 100);
@@ -337,7 +354,8 @@ impl World {
 fn whatever_happens_the_rules_hold() {
     let (ups, downs, largest) = (Cell::new(0), Cell::new(0), Cell::new(0));
     let begin = (1..30_u64, select(vec![0, 1, 15, 30, 50, 90_u32]), 0..40_u64, policies());
-    let mut runner = TestRunner::new(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() });
+    let mut runner =
+        TestRunner::new(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() });
     let result = runner.run(&(begin, events()), |((per_host, target, hosts, policy), events)| {
         let mut world = World::new(per_host, target, hosts, policy);
         for event in &events {

@@ -37,7 +37,11 @@ fn the_known_answers_are_what_is_sent() {
         let counts = Counts { hosts, total, free };
         let (case, sent) = at_once(Case::new(per_host, target).with(open()), counts);
         assert_eq!(sent.unwrap_or_default(), delta, "{counts:?}: {}", case.words());
-        let expected = if delta == 0 { Reason::WithinTarget } else { [Reason::ScaledDown, Reason::ScaledUp][usize::from(delta > 0)] };
+        let expected = if delta == 0 {
+            Reason::WithinTarget
+        } else {
+            [Reason::ScaledDown, Reason::ScaledUp][usize::from(delta > 0)]
+        };
         assert_eq!((case.reason(), case.decision().delta), (expected, delta));
         assert_eq!(case.decision().limits, []);
     }
@@ -120,9 +124,12 @@ fn no_servers_on_a_host_makes_nothing_panic() {
 
 #[test]
 fn the_largest_counts_are_just_numbers() {
-    for (hosts, total, busy, delta) in
-        [(MOST, MOST, MOST, None), (1, 1, 1, Some(1)), (MOST, MOST, 0, Some(1 - MOST.cast_signed())), (MOST - 2, MOST - 2, MOST - 2, Some(2))]
-    {
+    for (hosts, total, busy, delta) in [
+        (MOST, MOST, MOST, None),
+        (1, 1, 1, Some(1)),
+        (MOST, MOST, 0, Some(1 - MOST.cast_signed())),
+        (MOST - 2, MOST - 2, MOST - 2, Some(2)),
+    ] {
         let counts = Counts { hosts, total, free: total - busy };
         let (case, sent) = at_once(Case::new(1, "50").with(Policy { min_hosts: 1, ..open() }), counts);
         assert_eq!(sent, delta, "{}", case.words());
@@ -140,7 +147,10 @@ fn hosts_are_added_at_once_as_far_as_the_step_goes() {
     assert_eq!((case.decision().need, case.decision().desired), (Some(1000), Some(100)));
     let mut case = Case::new(10, "90");
     assert_eq!(case.stay(1, 2, 20), Some(4), "four at least");
-    assert_eq!(case.words(), "adds 4 hosts: 20 of 20 servers busy; 90 % free needs 200 servers, 20 hosts; it has 2 hosts");
+    assert_eq!(
+        case.words(),
+        "adds 4 hosts: 20 of 20 servers busy; 90 % free needs 200 servers, 20 hosts; it has 2 hosts"
+    );
     let mut case = Case::new(10, "90").with(Policy { up_step_hosts: 0, up_step_pct: 0, ..Policy::default() });
     assert_eq!((case.stay(1, 2, 20), case.reason()), (None, Reason::StepLimited));
 }
@@ -248,6 +258,11 @@ fn hosts_stay_while_too_few_readings_are_good() {
     case.stay(8, 10, 60);
     assert_eq!([(); 3].map(|()| case.read(10, 0, 0)), [None; 3]);
     assert_eq!((case.stay(1, 10, 60), case.reason()), (None, Reason::Stabilizing));
+
+    // It is known for longer than it is read.
+    let mut case = Case::usual().with(Policy { window_seconds: 30, ..Policy::default() });
+    case.slot += 1;
+    assert_eq!((case.stay(1, 10, 60), case.stay(1, 10, 60)), (None, Some(-1)));
 
     // After a long gap it knows no more than at its start.
     let mut case = Case::usual();

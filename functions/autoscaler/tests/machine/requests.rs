@@ -21,7 +21,8 @@ fn asked(outcome: Outcome) -> Case {
 
 /// The decisions that were closed with an outcome: slots after the first, hosts, outcome.
 fn told(case: &Case) -> Vec<(Slot, i64, Outcome)> {
-    let sent = case.closed.iter().filter_map(|decision| Some((decision.slot - FIRST, decision.delta, decision.outcome?)));
+    let sent =
+        case.closed.iter().filter_map(|decision| Some((decision.slot - FIRST, decision.delta, decision.outcome?)));
     sent.collect()
 }
 
@@ -265,6 +266,18 @@ fn who_flaps_keeps_hosts_for_a_window_twice_as_long_and_says_so() {
     case.policy.window_seconds = 60;
     assert_eq!((case.stay(1, 11, 85), case.reason()), (None, Reason::Stabilizing));
     assert_eq!((case.stay(1, 11, 85), case.reason()), (None, Reason::AnticipatedFlap));
+}
+
+#[test]
+fn a_longer_window_does_not_make_up_for_bad_readings_in_the_usual_one() {
+    let mut case = flapping();
+    case.policy.window_seconds = 90;
+    case.stay(4, 11, 85);
+    case.bad(BadCode::Silent);
+    // Five of six are good, but only two of three.
+    assert_eq!((case.stay(1, 11, 85), case.reason()), (None, Reason::Stabilizing));
+    assert_eq!(case.note(), "only 2 of the last 3 readings were good");
+    assert_eq!((case.stay(1, 11, 85), case.stay(1, 11, 85)), (None, Some(-1)));
 }
 
 #[test]
