@@ -102,6 +102,22 @@ pub async fn connect_lightly(settings: &Settings) -> Result<Target, Failure> {
     Ok(Target::Embedded(Backend::memory().await?))
 }
 
+/// For what is kept, where there is something: like [`connect`], but a folder is neither made nor
+/// waited for. None where there is none, or another command has it. With `from_here` no server is
+/// looked for.
+pub async fn connect_to_kept(settings: &Settings, from_here: bool) -> Result<Option<Target>, Failure> {
+    if !from_here && let Some(client) = configured_server(settings)? {
+        return Ok(Some(Target::Server(client)));
+    }
+    let Some(dir) = settings.state_dir().ok().filter(|dir| dir.join("muster.db").exists()) else { return Ok(None) };
+    match Embedded::open(&dir) {
+        Ok(engine) => Ok(Some(Target::Embedded(Backend::embedded(engine, &dir).await?))),
+        Err(OpenError::Locked { .. }) if from_here => Ok(None),
+        Err(OpenError::Locked { .. }) => Ok(running_server(&dir).await?.map(Target::Server)),
+        Err(error) => Err(error.into()),
+    }
+}
+
 fn configured_server(settings: &Settings) -> Result<Option<Client>, Failure> {
     let Some(text) = settings.get(SERVER) else { return Ok(None) };
     let url = parse_server(&settings.origin(SERVER), &text)?;

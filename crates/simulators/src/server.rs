@@ -42,6 +42,9 @@ const GRACE: Duration = Duration::from_secs(2);
 /// Above this a request body is answered 413.
 const MAX_BODY: usize = 1 << 20;
 
+/// The same for `/_sim/`, where 100,000 deployments may be described at once.
+const MAX_CONTROL_BODY: usize = 32 << 20;
+
 /// How many connections may wait to be accepted where there is one at a time: as with Python's
 /// `http.server` (its `request_queue_size`).
 const SHORT_QUEUE: u32 = 5;
@@ -314,12 +317,12 @@ async fn handle<U: Upstream>(
     let respond = |answer| respond(answer, alone);
     let (head, body) = request.into_parts();
     if let Some(name) = head.uri.path().strip_prefix("/_sim/") {
-        let body = read(body).await;
+        let body = read(body, MAX_CONTROL_BODY).await;
         return respond(body.map_or_else(|refused| refused, |body| control(&shared, &head.method, name, &body)));
     }
 
     let flight = Flight::begin(&shared.traffic);
-    let body = match read(body).await {
+    let body = match read(body, MAX_BODY).await {
         Ok(body) => body,
         Err(refused) => {
             flight.end(&refused);
@@ -359,8 +362,8 @@ fn respond(answer: Answer, alone: bool) -> Result<Response<Body>, Cut> {
     }
 }
 
-async fn read(body: Incoming) -> Result<Bytes, Answer> {
-    match Limited::new(body, MAX_BODY).collect().await {
+async fn read(body: Incoming, limit: usize) -> Result<Bytes, Answer> {
+    match Limited::new(body, limit).collect().await {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(Answer::empty(StatusCode::PAYLOAD_TOO_LARGE)),
         Err(_) => Err(Answer::Cut(Cut::Close)),

@@ -129,10 +129,12 @@ impl Known {
         Ok(Self { state: shard.states.remove(id), fleet, all: all.given, own: own.given })
     }
 
-    /// The slot of the next tick that has not been there yet.
+    /// The slot of the next tick that looks at it: one that is not known needs to be listed first.
     pub fn slot(&self, now: Timestamp) -> Slot {
         let last = self.state.as_ref().map_or(0, |state| state.samples.last());
-        slot(now).max(last + 1).max(self.fleet.slot + 1)
+        let next = slot(now).max(last + 1).max(self.fleet.slot + 1);
+        let is_known = self.state.as_ref().is_some_and(|state| state.gone.is_none());
+        if is_known || self.reads_list(next) { next } else { next + 1 }
     }
 
     /// What holds in the tick of `slot`, and when that is.
@@ -190,13 +192,10 @@ pub async fn look(
         Err(error) => Listing::Unread(error.to_string()),
     };
     let mut fleet = known.fleet.clone();
-    let mut reads_list = known.reads_list(slot);
+    let reads_list = known.reads_list(slot);
     let mut state = match (&known.state, &listing) {
         (Some(state), _) => state.clone(),
-        (None, Listing::Listed(_)) => {
-            reads_list = true;
-            State::new(None, slot, stagger(id))
-        }
+        (None, Listing::Listed(_)) => State::new(None, slot, stagger(id)),
         (None, _) => return Ok(None),
     };
     match (&listing, found) {

@@ -147,7 +147,7 @@ impl Sum for Cost {
 struct Days {
     shape: Shape,
     policy: Policy,
-    days: [Vec<(Series, Fleet)>; CURVES.len()],
+    of_curves: [Vec<(Series, Fleet)>; CURVES.len()],
 }
 
 impl Days {
@@ -159,18 +159,18 @@ impl Days {
             let fleet = Fleet::new(shape.clone(), series.first_hosts(&shape, &policy));
             (series, fleet)
         };
-        let days = CURVES.map(|name| SEEDS.map(|seed| day(name, seed)).into());
-        Self { shape, policy, days }
+        let of_curves = CURVES.map(|name| SEEDS.map(|seed| day(name, seed)).into());
+        Self { shape, policy, of_curves }
     }
 
     fn ours(&self) -> [Cost; CURVES.len()] {
-        self.days
+        self.of_curves
             .each_ref()
             .map(|days| days.iter().map(|(series, fleet)| Cost::from(run(series, fleet, &self.policy))).sum())
     }
 
     fn theirs(&self, curve: usize, reference: Reference, buffer: f64) -> Cost {
-        let days = self.days[curve].iter();
+        let days = self.of_curves[curve].iter();
         days.map(|(series, fleet)| Cost::from(drive(series, fleet, reference.rule(buffer).as_mut()))).sum()
     }
 

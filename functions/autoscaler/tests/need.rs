@@ -29,8 +29,8 @@ fn decimal(digits: &str, exponent: i32) -> BigRational {
 fn enough(hosts: u64, busy: u64, shape: &Shape, min_free: u64) -> bool {
     let total = whole(hosts) * whole(shape.servers_per_host);
     let free = &total - whole(busy);
-    let share = BigRational::new(shape.target.thousandths().into(), 100_000.into());
-    free >= share * total && free >= whole(min_free)
+    let wanted = BigRational::new(shape.target.thousandths().into(), 100_000.into());
+    free >= wanted * total && free >= whole(min_free)
 }
 
 /// The fewest hosts that are enough, found by trying: more hosts are never worse.

@@ -29,12 +29,12 @@ const NARROW: u16 = 20;
 /// How it is looked at.
 #[derive(Debug, Clone)]
 pub struct View {
-    interval: Duration,
+    pub(crate) interval: Duration,
     colored: bool,
     /// The first row that is shown.
-    top: usize,
+    pub(crate) top: usize,
     /// How many rows there is room for.
-    room: usize,
+    pub(crate) room: usize,
 }
 
 impl View {
@@ -53,7 +53,8 @@ impl View {
         self.top = self.top.saturating_add_signed(by);
     }
 
-    fn style(&self, tone: Tone) -> Style {
+    /// How a tone looks.
+    pub(crate) fn style(&self, tone: Tone) -> Style {
         let color = match tone {
             Tone::Plain => return Style::new(),
             Tone::Good => Color::Green,
@@ -78,7 +79,7 @@ pub fn draw(frame: &mut Frame<'_>, trail: &Trail, view: &mut View, now: Timestam
     view.room = usize::from(middle.height.saturating_sub(1));
     view.top = view.top.min(rows.saturating_sub(view.room));
     frame.render_widget(servers(trail, view, middle), middle);
-    frame.render_widget(Paragraph::new(keys(rows, view)), foot);
+    frame.render_widget(Paragraph::new(keys(rows, "server", view)), foot);
 }
 
 fn title(trail: &Trail, view: &View, now: Timestamp) -> Vec<Line<'static>> {
@@ -161,13 +162,14 @@ fn sparkline(values: impl Iterator<Item = Option<f64>>) -> String {
     values.map(|value| value.map_or('·', bar)).collect()
 }
 
-fn keys(rows: usize, view: &View) -> String {
+/// What is shown of so many rows, and which keys there are.
+pub(crate) fn keys(rows: usize, noun: &str, view: &View) -> String {
     let until = (view.top + view.room).min(rows);
     if until - view.top >= rows {
-        return format!("{}.  q ends", count(rows as u64, "server"));
+        return format!("{}.  q ends", count(rows as u64, noun));
     }
     let from = view.top + usize::from(until > view.top);
-    format!("{from} to {until} of {}.  Arrows and Page Up, Page Down scroll; q ends", count(rows as u64, "server"))
+    format!("{from} to {until} of {}.  Arrows and Page Up, Page Down scroll; q ends", count(rows as u64, noun))
 }
 
 #[cfg(test)]

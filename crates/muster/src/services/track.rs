@@ -154,9 +154,12 @@ pub fn healthy(now: &ServiceWithServers) -> String {
 
 /// What a key asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asked {
+pub(crate) enum Asked {
+    /// To end it.
     End(Exit),
+    /// To move down by so many rows.
     Scroll(isize),
+    /// Nothing.
     Nothing,
 }
 
@@ -197,7 +200,7 @@ async fn on_screen(
 }
 
 /// What an event on the terminal asks for; `page` is how far Page Up and Page Down go.
-fn asked(event: Option<std::io::Result<Event>>, page: usize) -> Result<Asked, Failure> {
+pub(crate) fn asked(event: Option<std::io::Result<Event>>, page: usize) -> Result<Asked, Failure> {
     let key = match event {
         Some(Ok(Event::Key(key))) if key.kind != KeyEventKind::Release => key,
         Some(Ok(_)) => return Ok(Asked::Nothing),

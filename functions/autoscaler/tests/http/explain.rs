@@ -367,6 +367,27 @@ async fn one_that_no_tick_has_seen_yet_is_explained_if_it_is_listed() {
     let explained = explain(&client, "eu-1", "").await;
     assert_eq!((&explained["would_send"], &explained["at"]), (&2.into(), &"2027-01-15T08:00:00Z".into()));
     assert_eq!(world.records().shards().await.unwrap().len(), 0);
+    // The next tick does not read the list.
+    world.sim.change(|config| config.entry_missing_rate = 1.0);
+    world.tick().await;
+    world.sim.change(|config| config.entry_missing_rate = 0.0);
+    let explained = explain(&client, "eu-1", "").await;
+    assert_eq!((&explained["would_send"], &explained["at"]), (&2.into(), &"2027-01-15T08:01:00Z".into()));
+    world.pass();
+    world.ticks(2).await;
+    let scales = world.sim.scales();
+    assert_eq!((scales.len(), scales[0].at, scales[0].delta), (1, Duration::from_mins(1), 2));
+}
+
+#[tokio::test]
+async fn a_slot_that_was_claimed_is_not_the_next_one() {
+    let world = World::of(vec![spec("eu-1", 10, "15", 10, 95)]).await;
+    let client = world.client().await;
+    // The tick had no time for it.
+    world.put("eu-1", state(SLOT - 5..=SLOT - 1, 60)).await;
+    assert_eq!(explain(&client, "eu-1", "").await["at"], "2027-01-15T08:00:00Z");
+    world.records().claim(SLOT, "a test").await.unwrap();
+    assert_eq!(explain(&client, "eu-1", "").await["at"], "2027-01-15T08:00:30Z");
 }
 
 #[tokio::test]

@@ -202,7 +202,7 @@ impl World {
         self.read.push(self.slot);
         self.breaker = match (self.breaker, &reading) {
             (breaker, Err(bad)) if bad.code == BadCode::Rejected => breaker,
-            ((false, 2), Err(_)) | ((true, _), Err(_)) => (true, 0),
+            ((false, 2) | (true, _), Err(_)) => (true, 0),
             ((false, bad), Err(_)) => (false, bad + 1),
             ((false, _) | (true, 1), Ok(_)) => (false, 0),
             ((true, good), Ok(_)) => (true, good + 1),
@@ -219,11 +219,11 @@ impl World {
 
         let Some(delta) = step.send else { return Ok(()) };
         let Ok(counts) = reading else { return Err(TestCaseError::fail("sent after a bad reading")) };
-        self.settled(&before, counts.hosts, at)?;
+        settled(&before, counts.hosts, at)?;
         if delta > 0 {
-            self.up(counts, delta)?
+            self.up(counts, delta)?;
         } else {
-            self.down(counts, delta, event.frozen)?
+            self.down(counts, delta, event.frozen)?;
         }
         self.sent.push((self.slot, delta));
         self.done(event, delta);
@@ -275,18 +275,6 @@ impl World {
         } else {
             prop_assert_eq!((frozen, &other), (free, step));
         }
-        Ok(())
-    }
-
-    /// A request is made only where the one before has been settled, by this reading or before it.
-    fn settled(&self, before: &State, hosts: u64, at: i64) -> Result<(), TestCaseError> {
-        let Some(pending) = &before.pending else { return Ok(()) };
-        let moved = hosts == pending.expected
-            || hosts < pending.from.min(pending.expected)
-            || hosts > pending.from.max(pending.expected);
-        let known = matches!(pending.outcome, Outcome::Refused | Outcome::NotSent);
-        let unchanged = hosts == pending.from && (known || pending.readings >= 1 && at - pending.at >= 45);
-        prop_assert!(moved || unchanged, "{:?} with {} hosts", pending, hosts);
         Ok(())
     }
 
@@ -348,6 +336,18 @@ impl World {
         };
         self.hosts = self.hosts.saturating_add_signed(moved).min(MOST);
     }
+}
+
+/// A request is made only where the one before has been settled, by this reading or before it.
+fn settled(before: &State, hosts: u64, at: i64) -> Result<(), TestCaseError> {
+    let Some(pending) = &before.pending else { return Ok(()) };
+    let moved = hosts == pending.expected
+        || hosts < pending.from.min(pending.expected)
+        || hosts > pending.from.max(pending.expected);
+    let known = matches!(pending.outcome, Outcome::Refused | Outcome::NotSent);
+    let unchanged = hosts == pending.from && (known || pending.readings >= 1 && at - pending.at >= 45);
+    prop_assert!(moved || unchanged, "{:?} with {} hosts", pending, hosts);
+    Ok(())
 }
 
 #[test]

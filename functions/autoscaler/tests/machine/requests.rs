@@ -224,21 +224,22 @@ fn the_would_be_steps_of_a_dry_run_are_told_one_by_one() {
 
 #[test]
 fn changes_of_direction_weigh_less_the_older_they_are() {
-    let pct = |deltas: &[i64]| {
+    let flaps = |deltas: &[i64]| {
         let mut case = Case::usual();
         case.state.scalings = (0..).map(|age| FIRST - 30 + age).zip(deltas.iter().copied()).collect();
-        (case.state.flap_pct() * 10.0).round() / 10.0
+        format!("{:.1}", case.state.flap_pct())
     };
-    assert!([pct(&[]), pct(&[1]), pct(&[1, 5, 2]), pct(&[-1, -1])].iter().all(|it| *it == 0.0));
+    assert_eq!([flaps(&[]), flaps(&[1]), flaps(&[1, 5, 2]), flaps(&[-1, -1])], ["0.0"; 4]);
     // One of 20 changes, the youngest: 1.25 / 20.
-    assert_eq!([pct(&[1, -1]), pct(&[-3, 1])], [6.3, 6.3]);
+    assert_eq!([flaps(&[1, -1]), flaps(&[-3, 1])], ["6.2"; 2]);
     let alternating: Vec<_> = (0..21).map(|n| if n % 2 == 0 { 1 } else { -1 }).collect();
-    assert_eq!(pct(&alternating), 100.0);
+    assert_eq!(flaps(&alternating), "100.0");
     // The oldest of them: 0.75 / 20.
     let mut once = vec![1; 21];
     once[0] = -1;
-    assert_eq!(pct(&once), 3.8);
-    assert!(pct(&[1, -1, 1, -1]) < 20.0 && pct(&[1, -1, 1, -1, 1]) >= 20.0);
+    assert_eq!(flaps(&once), "3.8");
+    // Four changes of the last four are enough, three are not.
+    assert_eq!([flaps(&[1, -1, 1, -1]), flaps(&[1, -1, 1, -1, 1])], ["18.4", "24.2"]);
 }
 
 /// Has added and taken away a host five times in a row; eleven hosts, and it flaps.

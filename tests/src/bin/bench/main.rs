@@ -5,9 +5,11 @@
 //! same run with a bare HTTP client, because a ratio to it says more than a rate.
 //!
 //! In reading order: [`processes`] starts what is measured, [`machine`] is what the numbers depend
-//! on, [`print`](mod@print) shows them. [`batches`] and [`services`] each measure one capability.
+//! on, [`print`](mod@print) shows them. [`batches`], [`services`] and [`autoscaler`] each measure one
+//! capability.
 //! Missed targets are reported; only what could not be measured is a failure.
 
+mod autoscaler;
 mod batches;
 mod machine;
 mod numbers;
@@ -39,18 +41,26 @@ enum What {
     Batches(batches::Options),
     /// How close a reading of all servers comes to what CPX allows, and what one costs that is there
     Services,
+    /// How close a tick over all deployments comes to what the upstream allows, and what one costs
+    Autoscaler(autoscaler::Options),
+    /// The part of that which ticks, in a process of its own
+    #[command(hide = true)]
+    Ticks(autoscaler::ticks::Options),
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let options = Options::parse();
-    if cfg!(debug_assertions) && !options.any_build {
+    // A part of the bench has been let through as the whole.
+    if cfg!(debug_assertions) && !options.any_build && !matches!(options.what, What::Ticks(_)) {
         bail!("this is a debug build, whose numbers mean nothing; run scripts/bench");
     }
     let bench = Bench::beside(&env::current_exe()?)?;
     match options.what {
         What::Batches(options) => show("batches", &bench, &batches::run(&options, &bench).await?),
         What::Services => show("services", &bench, &services::run(&bench).await?),
+        What::Autoscaler(options) => show("autoscaler", &bench, &autoscaler::run(&options, &bench).await?),
+        What::Ticks(options) => autoscaler::ticks::run(&options).await,
     }
 }
 

@@ -18,8 +18,8 @@ use muster::{backend::Backend, serve, settings::Settings};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncBufReadExt as _, BufReader},
-    process::{Child, Command},
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines},
+    process::{Child, ChildStdin, ChildStdout, Command},
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
@@ -72,7 +72,13 @@ impl Bench {
         Server::new(url, key, state, Runs::Outside(process), first).await
     }
 
-    fn state_folder(&self) -> anyhow::Result<TempDir> {
+    /// A part of the bench in a process of its own, which answers each line with a line.
+    pub async fn part(&self, arguments: &[&OsStr]) -> anyhow::Result<Part> {
+        Part::start(self.program("bench").args(arguments)).await
+    }
+
+    /// A state folder of its own on the disk.
+    pub fn state_folder(&self) -> anyhow::Result<TempDir> {
         tempfile::Builder::new()
             .prefix("state-")
             .tempdir_in(&self.folder)
@@ -118,9 +124,70 @@ impl Process {
         Ok(Self { child, url })
     }
 
-    /// A file about it in `/proc`, where the system has that.
-    fn proc(&self, file: &str) -> Option<String> {
-        fs::read_to_string(format!("/proc/{}/{file}", self.child.id()?)).ok()
+}
+
+/// A file about a process in `/proc`, where the system has that.
+fn proc(child: &Child, file: &str) -> Option<String> {
+    fs::read_to_string(format!("/proc/{}/{file}", child.id()?)).ok()
+}
+
+/// The most memory that a process ever held, in MiB.
+fn peak_mib(child: &Child) -> Option<f64> {
+    let status = proc(child, "status")?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kib: u32 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(f64::from(kib) / 1024.0)
+}
+
+/// A part of the bench in a process of its own: what it takes of memory and of the processor is not
+/// mixed with what the bench does meanwhile.
+#[derive(Debug)]
+pub struct Part {
+    child: Child,
+    questions: ChildStdin,
+    answers: Lines<BufReader<ChildStdout>>,
+}
+
+impl Part {
+    /// Starts it and waits for its first line, which says that it is ready.
+    async fn start(command: &mut Command) -> anyhow::Result<Self> {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
+        let questions = child.stdin.take().context("standard input is piped")?;
+        let out = child.stdout.take().context("standard output is piped")?;
+        let mut part = Self { child, questions, answers: BufReader::new(out).lines() };
+        tokio::time::timeout(STARTS_WITHIN, part.answer()).await.context("a part of the bench does not start")??;
+        Ok(part)
+    }
+
+    async fn answer(&mut self) -> anyhow::Result<String> {
+        self.answers.next_line().await?.context("a part of the bench has ended early; see above")
+    }
+
+    /// Writes a line and reads the answer.
+    pub async fn ask(&mut self, line: &str) -> anyhow::Result<String> {
+        self.questions.write_all(format!("{line}\n").as_bytes()).await?;
+        tokio::time::timeout(ANSWERS_WITHIN, self.answer()).await.context("a part of the bench does not answer")?
+    }
+
+    /// The most memory it ever held, in MiB, on Linux.
+    pub fn peak_mib(&self) -> Option<f64> {
+        peak_mib(&self.child)
+    }
+
+    /// The processor time it has taken, on Linux.
+    pub fn processor_time(&self) -> Option<Duration> {
+        processor_time(&proc(&self.child, "stat")?)
+    }
+
+    /// Ends it in good order.
+    pub async fn end(self) -> anyhow::Result<()> {
+        let Self { mut child, questions, .. } = self;
+        drop(questions);
+        let status = tokio::time::timeout(ANSWERS_WITHIN, child.wait()).await.context("a part of the bench stays")??;
+        if !status.success() {
+            bail!("a part of the bench has failed ({status}); see above");
+        }
+        Ok(())
     }
 }
 
@@ -152,6 +219,11 @@ impl Simulator {
     /// After how long it means to answer.
     pub fn latency(&self) -> Duration {
         self.latency
+    }
+
+    /// Has it do or change something of its own: `POST /_sim/{name}`.
+    pub async fn control(&self, name: &str, body: &Value) -> anyhow::Result<Value> {
+        read(self.http.post(format!("{}/_sim/{name}", self.url())).timeout(ANSWERS_WITHIN).json(body)).await
     }
 
     /// What it has seen.
@@ -224,16 +296,13 @@ impl Server {
     /// The most memory it ever held, in MiB, if it is a process of its own on Linux.
     pub fn peak_mib(&self) -> Option<f64> {
         let Runs::Outside(process) = &self.runs else { return None };
-        let status = process.proc("status")?;
-        let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-        let kib: u32 = line.split_whitespace().nth(1)?.parse().ok()?;
-        Some(f64::from(kib) / 1024.0)
+        peak_mib(&process.child)
     }
 
     /// The processor time it has taken, if it is a process of its own on Linux.
     pub fn processor_time(&self) -> Option<Duration> {
         let Runs::Outside(process) = &self.runs else { return None };
-        processor_time(&process.proc("stat")?)
+        processor_time(&proc(&process.child, "stat")?)
     }
 
     /// What its store has been asked, if it runs in this process.
