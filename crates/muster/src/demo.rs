@@ -1,7 +1,10 @@
 //! `muster demo`: the whole system with simulated upstreams, told step by step.
 
+mod deployments;
+
 use std::time::Duration;
 
+use autoscaler::tick::Scaler;
 use batches::http::{BatchView, CodeView, PartitionView};
 use kit::dynamo::embedded::Embedded;
 use services::http::{Services, ShortServices};
@@ -50,6 +53,7 @@ pub async fn run(options: &Demo, output: &Output) -> Result<Exit, Failure> {
         shoutcloud::start(shoutcloud::Config { latency: Duration::from_millis(50), ..shoutcloud::Config::default() });
     let shoutcloud = shoutcloud.await.map_err(failed)?;
     let cpx = cpx::start(fleet()).await.map_err(failed)?;
+    let hosts = simulators::deployments::start(deployments::fleet()?).await.map_err(failed)?;
 
     // Removed at the end, with everything in it.
     let dir = tempfile::Builder::new().prefix("muster-demo-").tempdir();
@@ -58,13 +62,14 @@ pub async fn run(options: &Demo, output: &Output) -> Result<Exit, Failure> {
         (batches::config::URL, provider.url()),
         (shout::http::URL, shoutcloud.url()),
         (services::config::URL, cpx.url()),
+        (autoscaler::config::URL, hosts.url()),
     ]);
     let backend = Backend::embedded(Embedded::open(dir.path())?, dir.path()).await?;
     let key = backend.own_key().await?;
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
     // Stays up for the story even if it is interrupted; ends with it.
     let end = CancellationToken::new();
-    let server = Server::start(backend, &settings, address, end.clone()).await?;
+    let server = Server::start(backend.clone(), &settings, address, end.clone()).await?;
     let url = server.url.clone();
     let serving = tokio::spawn(server.run());
     output.lines([
@@ -73,15 +78,16 @@ pub async fn run(options: &Demo, output: &Output) -> Result<Exit, Failure> {
             options.latency
         ),
         format!(
-            "   and holds {:.0} % of all DevEUIs already, a simulated SHOUTCLOUD, and a simulated CPX",
+            "   and holds {:.0} % of all DevEUIs already, a simulated SHOUTCLOUD, a simulated CPX",
             CONFLICTS * 100.0
         ),
-        format!("   with {SERVERS} servers."),
+        format!("   with {SERVERS} servers, and a simulated deployments API."),
     ])?;
 
     let client = Client::http(&url.parse().map_err(|_| Failure::new(format!("{url} is no URL")))?, Some(&key), None)?;
-    let story = Story { output, client: &client, provider: &provider, stop: &stop };
-    let told = story.tell(options).await;
+    let story = Story { output, client: &client, provider: &provider, hosts: &hosts, stop: &stop };
+    let Some(scaler) = backend.scaler(&settings)? else { return Err(Failure::new("there is no deployments API")) };
+    let told = story.tell(options, &scaler).await;
     if let Ok(Some(id)) = &told
         && !options.exit
     {
@@ -92,6 +98,8 @@ pub async fn run(options: &Demo, output: &Output) -> Result<Exit, Failure> {
             "   muster batch create --size 20 --label 'line 3'".to_owned(),
             "   muster services".to_owned(),
             format!("   muster services track {}", SICK[0].0),
+            "   muster deployments --watch".to_owned(),
+            format!("   muster deployments explain {}", deployments::SHORT),
             format!("   curl -H \"Authorization: Bearer $MUSTER_KEY\" $MUSTER_SERVER{}", path(*id)),
             "   curl -H \"Authorization: Bearer $MUSTER_KEY\" $MUSTER_SERVER/api/v1/batches -d '{\"batch_size\":20}' -H 'Content-Type: application/json'".to_owned(),
             "   curl -H \"Authorization: Bearer $MUSTER_KEY\" $MUSTER_SERVER/api/v1/shout -d '{\"data\":\"hello\"}' -H 'Content-Type: application/json'".to_owned(),
@@ -122,12 +130,13 @@ struct Story<'a> {
     output: &'a Output,
     client: &'a Client,
     provider: &'a lorawan::Simulator,
+    hosts: &'a simulators::deployments::Simulator,
     stop: &'a CancellationToken,
 }
 
 impl Story<'_> {
     /// Tells it; answers the batch, or nothing where it was interrupted.
-    async fn tell(&self, options: &Demo) -> Result<Option<uuid::Uuid>, Failure> {
+    async fn tell(&self, options: &Demo, scaler: &Scaler) -> Result<Option<uuid::Uuid>, Failure> {
         self.output.lines([
             String::new(),
             format!("2. A batch of {}: POST /api/v1/batches {{\"batch_size\":{}}}", options.size, options.size),
@@ -167,6 +176,7 @@ impl Story<'_> {
             format!("   {} (via {})", shouted.data, if shouted.via == Via::Local { "local" } else { "shoutcloud" }),
         ])?;
         self.show_services().await?;
+        self.show_deployments(scaler).await?;
         Ok((!self.stop.is_cancelled()).then_some(id))
     }
 

@@ -9,7 +9,7 @@ use crate::deployments::Deployments;
 
 /// The base URL of the deployments API.
 pub const URL: &str = "MUSTER_DEPLOYMENTS_URL";
-/// Most requests to it at once, 1 to 1024; 256 unless set.
+/// Most requests to it at once, 1 to 512; 256 unless set.
 pub const CONCURRENCY: &str = "MUSTER_DEPLOYMENTS_CONCURRENCY";
 /// After how many seconds one of them counts as unanswered, 0.05 to 10; 5 unless set.
 pub const TIMEOUT: &str = "MUSTER_DEPLOYMENTS_TIMEOUT_SECONDS";
@@ -60,8 +60,8 @@ impl Config {
         };
         let timeout = number(TIMEOUT, 5.0, 0.05..=10.0, "a number of seconds from 0.05 to 10")?;
         let at_once = setting(CONCURRENCY).map_or(Ok(256), |value| {
-            let right = "a whole number from 1 to 1024";
-            let number = value.trim().parse().ok().filter(|number| (1..=1024).contains(number));
+            let right = "a whole number from 1 to 512";
+            let number = value.trim().parse().ok().filter(|number| (1..=512).contains(number));
             number.ok_or(ConfigError::Number { name: CONCURRENCY, value, right })
         })?;
         let deployments = match setting(URL) {
@@ -100,9 +100,9 @@ mod tests {
         for text in ["0.05", "10"] {
             assert!((timeout(text).unwrap() - text.parse::<f64>().unwrap()).abs() < 1e-9);
         }
-        assert_eq!([at_once("1").unwrap(), at_once("1024").unwrap()], [1, 1024]);
+        assert_eq!([at_once("1").unwrap(), at_once("512").unwrap()], [1, 512]);
         let wrong = ["0.04", "10.1", "NaN", "x"].map(|text| (TIMEOUT, text, timeout(text).err()));
-        let others = ["0", "1025", "1.5", "x"].map(|text| (CONCURRENCY, text, at_once(text).err()));
+        let others = ["0", "513", "1.5", "x"].map(|text| (CONCURRENCY, text, at_once(text).err()));
         for (name, text, error) in wrong.into_iter().chain(others) {
             let error = error.unwrap().to_string();
             assert!(error.contains(name) && error.contains(text) && error.contains("it must be"), "{error}");

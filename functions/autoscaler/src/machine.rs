@@ -201,7 +201,8 @@ impl State {
             let weight = 1.25 - 0.5 * f64::from(age) / f64::from(changes - 1);
             if pair[0] == pair[1] { 0.0 } else { weight }
         });
-        weights.sum::<f64>() / f64::from(changes) * 100.0
+        // Not `sum`, which makes -0 of nothing.
+        weights.fold(0.0, |sum, weight| sum + weight) / f64::from(changes) * 100.0
     }
 
     fn decide(&mut self, reading: Result<Counts, Bad>, tick: &Tick<'_>, step: &mut Step) -> Decision {

@@ -37,7 +37,7 @@ use crate::{
     machine::{State, Tick},
     need::Counts,
     policy::{Given, Mode, Policy},
-    samples::{Bad, BadCode, Slot},
+    samples::{Bad, BadCode, SLOT_SECONDS, Slot},
     store::{Fleet, Policies, Record, ScalerStore, Shard, ShardId, Shards, Written},
 };
 
@@ -61,6 +61,7 @@ const SHORT: Metric = Metric::highest("DeploymentsShort", Unit::Count);
 const ADDED: Metric = Metric::total("HostsAdded", Unit::Count);
 const REMOVED: Metric = Metric::total("HostsRemoved", Unit::Count);
 const UNSETTLED: Metric = Metric::total("ScalingsUnknown", Unit::Count);
+const LIST_AGE: Metric = Metric::highest("DeploymentsListAge", Unit::Milliseconds);
 const FROZEN: Metric = Metric::highest("ScalingFrozen", Unit::Count);
 
 /// Scales the deployments of one API.
@@ -217,12 +218,7 @@ impl Scaler {
         let frozen = fleet.frozen_until >= slot || fleet.vanished > 0;
         let mut report = Report { slot, doubt: fleet.doubt.clone(), ..Report::default() };
 
-        let mut order: Vec<_> = shards.into_iter().collect();
-        // Those that were not reached the last time come first.
-        order.sort_by_cached_key(|(id, shard)| {
-            let live = shard.states.values().filter(|state| state.gone.is_none());
-            (live.map(|state| state.samples.last()).min(), *id)
-        });
+        let order = in_turn(shards);
         let shared = Arc::new(Shared {
             api: self.api.clone(),
             store: self.store.clone(),
@@ -269,6 +265,7 @@ impl Scaler {
         fleet.slot = slot;
         self.store.put_fleet(&fleet).await?;
         self.measure(&report);
+        metrics::process().record(LIST_AGE, slot.saturating_sub(fleet.discovered) * SLOT_SECONDS * 1000);
         match problem {
             Some(error) if report.not_kept >= report.deployments => Err(error),
             Some(error) => {
@@ -326,6 +323,16 @@ impl Scaler {
         metrics.record(UNSETTLED, report.unknown as u64);
         metrics.record(FROZEN, u64::from(report.frozen));
     }
+}
+
+/// The shards, those first that have waited longest: there may not be time for all.
+fn in_turn(shards: Shards) -> Vec<(ShardId, Shard)> {
+    let mut order: Vec<_> = shards.into_iter().collect();
+    order.sort_by_cached_key(|(id, shard)| {
+        let live = shard.states.values().filter(|state| state.gone.is_none());
+        (live.map(|state| state.samples.last()).min(), *id)
+    });
+    order
 }
 
 impl Shared {
@@ -533,5 +540,38 @@ impl Shared {
             _ => tracing::warn!(deployment = %id, delta, ?outcome, %words, "asking for hosts went wrong"),
         }
         outcome
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn who_was_not_reached_has_its_turn_first() {
+        let mut shards = Shards::new();
+        for (name, last) in [("a", 9), ("b", 7), ("c", 8), ("d", 7), ("gone", 3)] {
+            let id: DeploymentId = name.to_owned().try_into().unwrap();
+            let mut state = State::new(None, last + 1, 0);
+            state.gone = (name == "gone").then_some(4);
+            let shard = Shard { version: 1, states: BTreeMap::from([(id.clone(), state)]) };
+            assert!(shards.insert(ShardId::of(&id), shard).is_none(), "names in shards of their own");
+        }
+        let order = in_turn(shards);
+        let names: Vec<_> = order.iter().flat_map(|(_, shard)| shard.states.keys()).map(DeploymentId::as_str).collect();
+        let waited: Vec<_> = names.iter().filter(|name| **name != "gone").copied().collect();
+        let mut first = waited[..2].to_vec();
+        first.sort_unstable();
+        assert_eq!((first, &waited[2..]), (vec!["b", "d"], &["c", "a"][..]));
+    }
+
+    #[test]
+    fn a_wave_is_three_at_least_and_more_than_forty_five_per_cent() {
+        let wave = |bad, read| Tally { left: 0, read, bad }.is_wave();
+        assert_eq!(
+            [wave(2, 2), wave(3, 3), wave(3, 6), wave(3, 7), wave(45, 100), wave(46, 100)],
+            [false, true, true, false, false, true]
+        );
     }
 }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use kit::dynamo::StoreError;
 use tokio_util::sync::CancellationToken;
 
@@ -12,29 +11,26 @@ use crate::{
 };
 
 impl Scaler {
-    /// Does the work of the minute that an event was scheduled for: its first slot at once, its
-    /// second one half a minute later. Of a late event's slots those that are over are left out, but
-    /// for the last: it is caught up on unless a later one has been worked on.
-    pub async fn minute(
-        &self,
-        scheduled: Timestamp,
-        stop: &CancellationToken,
-    ) -> Result<Vec<Report>, StoreError> {
-        let first = slot(scheduled);
+    /// Does the work of a minute, for an event that comes once in each: the present slot at once, and
+    /// the next one when it begins.
+    ///
+    /// When the event was meant to come does not matter: an event may be a minute late for ever, and
+    /// the minute that it counts from begins at any second. Which slots are done is told by their
+    /// claims, so an event that comes twice does nothing twice, and after lost ones there is one
+    /// tick, of now.
+    pub async fn minute(&self, stop: &CancellationToken) -> Result<Vec<Report>, StoreError> {
+        let first = slot(self.clock().now());
         let mut reports = Vec::new();
         let mut problem = None;
-        for slot_of in [first, first + 1] {
-            if slot_of == first && slot(self.clock().now()) > first {
-                continue;
-            }
-            if stop.run_until_cancelled(self.until(slot_of)).await.is_none() {
+        for next in [first, first + 1] {
+            if stop.run_until_cancelled(self.until(next)).await.is_none() {
                 break;
             }
-            match self.tick(slot_of, stop).await {
+            match self.tick(next, stop).await {
                 Ok(report) => reports.push(report),
                 // The second one may well succeed.
                 Err(error) => {
-                    tracing::error!(slot = slot_of, %error, "a tick could not be done");
+                    tracing::error!(slot = next, %error, "a tick could not be done");
                     problem = Some(error);
                 }
             }

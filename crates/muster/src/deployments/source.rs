@@ -18,7 +18,7 @@ use super::{PAGE, args::List, table};
 use crate::{
     backend::Backend,
     client::Client,
-    connect::{Target, connect, connect_to_kept},
+    connect::{Taken, Target, connect, connect_to_kept, take},
     exit::{Exit, Failure},
     output::{Output, patiently},
     settings::{SERVER, Settings},
@@ -178,7 +178,15 @@ fn from_here(settings: &Settings) -> Result<bool, Failure> {
 /// missing.
 pub async fn kept(settings: &Settings, output: &Output) -> Result<Source, Failure> {
     let target = if from_here(settings)? {
-        if let Some(target) = connect_to_kept(settings, true).await? { target } else { connect(settings, output).await? }
+        let dir = settings.state_dir()?;
+        match take(&dir, output).await? {
+            Taken::Folder(engine) => Target::Embedded(Backend::embedded(engine, &dir).await?),
+            Taken::Server(other) => {
+                let url = other.server().unwrap_or_default();
+                return Err(Failure::usage(format!("{url} serves {}, where this is kept", dir.display()))
+                    .hint("leave --api-url out, and that server is asked"));
+            }
+        }
     } else {
         connect(settings, output).await?
     };

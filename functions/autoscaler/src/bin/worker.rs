@@ -1,11 +1,7 @@
 //! The Lambda function that scales the deployments: started every minute, for two ticks.
 
 use autoscaler::{config::Config, tick::Scaler};
-use kit::{
-    clock::Clock,
-    dynamo::Store,
-    lambda::{self, Trigger},
-};
+use kit::{clock::Clock, dynamo::Store, lambda};
 use tokio_util::sync::CancellationToken;
 
 #[tokio::main(flavor = "current_thread")]
@@ -14,19 +10,13 @@ async fn main() -> Result<(), lambda::Error> {
         let store = Store::from_env().await;
         store.warm(&autoscaler::store::TABLE).await;
         let config = Config::from_env()?;
-        let clock = Clock::system();
-        let scaler = config.deployments.map(|api| Scaler::new(api, store, config.at_once, clock.clone()));
-        Ok(async move |invocation: lambda::Invocation| {
+        let scaler = config.deployments.map(|api| Scaler::new(api, store, config.at_once, Clock::system()));
+        Ok(async move |_: lambda::Invocation| {
             // A stack without deployments scales nothing, so there is nothing to fail at.
             let Some(scaler) = &scaler else {
                 return Ok(serde_json::json!({"ended": "MUSTER_DEPLOYMENTS_URL is not set"}));
             };
-            // The minute it was meant for, however late it comes.
-            let time = match invocation.trigger {
-                Trigger::Schedule { slot } => slot,
-                Trigger::Stream { .. } | Trigger::Manual => clock.now(),
-            };
-            let reports = scaler.minute(time, &CancellationToken::new()).await?;
+            let reports = scaler.minute(&CancellationToken::new()).await?;
             Ok(serde_json::json!({ "ticks": reports }))
         })
     })

@@ -66,7 +66,9 @@ async fn killed_at_any_moment_nothing_is_sent_twice_and_all_is_settled() {
         assert_eq!(sent.insert((scale.id.clone(), scale.at), scale.delta), None, "sent twice: {scale:?}");
     }
     // Left alone it comes to what is needed, and nothing is pending for ever.
-    world.slots(&world.scaler(), 6).await;
+    let scaler = world.scaler();
+    world.slots(&scaler, 5).await;
+    world.tick(&scaler).await;
     let states = world.states().await;
     for deployment in world.sim.deployments() {
         let state = &states[&id(&deployment.id)];
@@ -88,6 +90,13 @@ async fn a_store_that_fails_now_and_then_never_makes_it_send_twice() {
         for _ in 0..60 {
             let ticked = scaler.tick(world.slot(), &CancellationToken::new()).await;
             failed += usize::from(ticked.map_or(true, |report| report.not_kept > 0));
+            // What was sent had been written down before.
+            let states = world.states().await;
+            for scale in world.scales().into_iter().filter(|scale| scale.at == world.sim.now()) {
+                let pending = states.get(&id(&scale.id)).and_then(|state| state.pending.as_ref());
+                let written = pending.map(|pending| (pending.slot, pending.delta));
+                assert_eq!(written, Some((world.slot(), scale.delta)), "sent without an intent: {scale:?}");
+            }
             world.pass();
         }
         assert!(failed > 5, "{failed}");
