@@ -135,6 +135,13 @@ locals {
       bad     = 5
       what    = "In five of ten minutes there was no time to read some deployments, which come first in the next tick. The API is slow: raise MUSTER_DEPLOYMENTS_CONCURRENCY, lower MUSTER_DEPLOYMENTS_TIMEOUT_SECONDS, or give autoscaler-worker more memory."
     }
+    "deployments-list-old" = {
+      metric    = "DeploymentsListAge"
+      threshold = 600000 # ten minutes
+      periods   = 5
+      bad       = 5
+      what      = "For ten minutes and more there was no list of deployments, or none that could be believed: new ones are not scaled. The others are, as they were listed last. GET /api/v1/deployments says why under `fleet`."
+    }
     "deployments-unreadable" = {
       metric  = "DeploymentsUnreadable"
       periods = 30
@@ -209,6 +216,7 @@ locals {
     "E Deployments"                         = { metrics = ["DeploymentsSeen", "DeploymentsShort", "DeploymentsUnreadable", "DeploymentsNotReached"], by = "Function", stat = "Maximum" }
     "F Hosts, and requests without answer"  = { metrics = ["HostsAdded", "HostsRemoved", "ScalingsUnknown"], by = "Function", stat = "Sum" }
     "G Minutes without scaling down"        = { metrics = ["ScalingFrozen"], by = "Function", stat = "Maximum" }
+    "H Age of the list, milliseconds"       = { metrics = ["DeploymentsListAge"], by = "Function", stat = "Maximum" }
   }
 }
 

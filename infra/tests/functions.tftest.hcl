@@ -297,7 +297,7 @@ run "the_stack_is_what_functions_json_and_tables_json_say" {
       for name in concat(
         ["load-balancer-5xx", "answers-5xx", "dead-letters"],
         [for upstream in ["cpx", "deployments", "lorawan", "shoutcloud"] : "upstream-${upstream}"],
-        ["scaling-frozen", "deployments-not-reached", "deployments-unreadable"],
+        ["scaling-frozen", "deployments-not-reached", "deployments-list-old", "deployments-unreadable"],
         [for f in keys(local.functions) : "errors-${f}"],
         [for f in keys(local.functions) : "throttles-${f}"],
         [for f in keys(local.worker_functions) : "not-run-${f}"],
@@ -318,6 +318,7 @@ run "the_stack_is_what_functions_json_and_tables_json_say" {
       } == {
       scaling-frozen          = "muster ScalingFrozen Maximum GreaterThanOrEqualToThreshold 1: 10 of 15 x 60 s, notBreaching"
       deployments-not-reached = "muster DeploymentsNotReached Maximum GreaterThanOrEqualToThreshold 1: 5 of 10 x 60 s, notBreaching"
+      deployments-list-old    = "muster DeploymentsListAge Maximum GreaterThanOrEqualToThreshold 600000: 5 of 5 x 60 s, notBreaching"
       deployments-unreadable  = "muster DeploymentsUnreadable Maximum GreaterThanOrEqualToThreshold 1: 30 of 30 x 60 s, notBreaching"
       } && alltrue([
         for name in keys(local.scaling_alarms) :
@@ -344,13 +345,14 @@ run "the_stack_is_what_functions_json_and_tables_json_say" {
   assert {
     condition = toset([
       for widget in jsondecode(aws_cloudwatch_dashboard.main.dashboard_body).widgets : widget.properties.metrics[0][0].expression
-      if can(regex("^(Servers|Alerts firing|Deployments|Hosts|Minutes without)", widget.properties.title))
+      if can(regex("^(Servers|Alerts firing|Deployments|Hosts|Minutes without|Age of the list)", widget.properties.title))
       ]) == toset([
       "SEARCH('{muster,Environment,Function} Environment=\"muster-test\" MetricName=(\"ServersSeen\" OR \"ServersUnknown\")', 'Maximum', 60)",
       "SEARCH('{muster,Environment,Function} Environment=\"muster-test\" MetricName=(\"AlertsFiring\")', 'Maximum', 60)",
       "SEARCH('{muster,Environment,Function} Environment=\"muster-test\" MetricName=(\"DeploymentsSeen\" OR \"DeploymentsShort\" OR \"DeploymentsUnreadable\" OR \"DeploymentsNotReached\")', 'Maximum', 60)",
       "SEARCH('{muster,Environment,Function} Environment=\"muster-test\" MetricName=(\"HostsAdded\" OR \"HostsRemoved\" OR \"ScalingsUnknown\")', 'Sum', 60)",
       "SEARCH('{muster,Environment,Function} Environment=\"muster-test\" MetricName=(\"ScalingFrozen\")', 'Maximum', 60)",
+      "SEARCH('{muster,Environment,Function} Environment=\"muster-test\" MetricName=(\"DeploymentsListAge\")', 'Maximum', 60)",
     ])
     error_message = "the dashboard does not show what services-worker and autoscaler-worker measure"
   }

@@ -1,5 +1,5 @@
-"""`muster services track` on a terminal: what it shows, and that the terminal is as it was however it
-ends. The terminal is a pseudo-terminal whose other end is a small emulator."""
+"""`muster services track` and `muster deployments --watch` on a terminal: what they show, and that the
+terminal is as it was however they end. It is a pseudo-terminal whose other end is a small emulator."""
 
 import fcntl
 import json
@@ -149,29 +149,31 @@ class Terminal:
         return self.process.returncode
 
 
-class Track(unittest.TestCase):
+class Drawn:
+    """What holds for every command that draws. A class says how its simulator is started and how the
+    command is: `simulator` and `follow`."""
+
     @classmethod
     def setUpClass(cls):
         cargo = ["cargo", "build", "--locked", "--quiet", "--package", "muster", "--package", "simulators", "--bins"]
         subprocess.run(cargo, cwd=ROOT, check=True)
-        cls.simulator = subprocess.Popen([TARGET / "muster-sim", "cpx"], stdout=subprocess.PIPE, text=True)
+        cls.process = subprocess.Popen([TARGET / "muster-sim", *cls.simulator], stdout=subprocess.PIPE, text=True)
         cls.addClassCleanup(cls.stop)
-        cls.cpx = cls.simulator.stdout.readline().split()[-1]
+        cls.url = cls.process.stdout.readline().split()[-1]
 
     @classmethod
     def stop(cls):
-        cls.simulator.kill()
-        cls.simulator.wait()
-        cls.simulator.stdout.close()
+        cls.process.kill()
+        cls.process.wait()
+        cls.process.stdout.close()
 
     def faults(self, **faults):
-        request = urllib.request.Request(self.cpx + "/_sim/faults", json.dumps(faults).encode(),
+        request = urllib.request.Request(self.url + "/_sim/faults", json.dumps(faults).encode(),
                                          {"content-type": "application/json"})
         urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request).close()
 
-    def follow(self, name="AuthService", interval="0.5s", **terminal):
-        command = [TARGET / "muster", "services", "track", name, "--interval", interval, "--cp-url", self.cpx]
-        terminal = Terminal(command, **terminal)
+    def on_terminal(self, command, **terminal):
+        terminal = Terminal([TARGET / "muster", *command], **terminal)
         self.addCleanup(terminal.close)
         return terminal
 
@@ -226,6 +228,21 @@ class Track(unittest.TestCase):
             os.close(getattr(terminal, end))
             setattr(terminal, end, None)
         self.assertIn(terminal.process.wait(PATIENCE), (1, 130))
+
+    def test_no_color_means_none(self):
+        terminal = self.follow(NO_COLOR="1")
+        terminal.shows("q ends")
+        terminal.type(b"q")
+        self.assertEqual(terminal.ended(), 0)
+        self.assertNotIn(b"38;5;", terminal.seen)
+
+
+class Track(Drawn, unittest.TestCase):
+    simulator = ["cpx"]
+
+    def follow(self, name="AuthService", interval="0.5s", **terminal):
+        command = ["services", "track", name, "--interval", interval, "--cp-url", self.url]
+        return self.on_terminal(command, **terminal)
 
     def test_a_panic_gives_the_terminal_back_before_it_is_told(self):
         built = subprocess.run(
@@ -295,18 +312,44 @@ class Track(unittest.TestCase):
         terminal.type(b"\x03")
         self.assertEqual(terminal.ended(), 130)
 
-    def test_no_color_means_none(self):
-        terminal = self.follow(NO_COLOR="1")
-        terminal.shows("q ends")
-        terminal.type(b"q")
-        self.assertEqual(terminal.ended(), 0)
-        self.assertNotIn(b"38;5;", terminal.seen)
-
     def test_what_is_wrong_from_the_beginning_is_told_without_taking_the_screen(self):
         terminal = self.follow(name="Nobody")
         self.assertEqual(terminal.ended(), 3)
         self.assertNotIn(ENTER, terminal.seen)
         self.assertIn("Nobody", terminal.emulator.text())
+
+
+class Deployments(Drawn, unittest.TestCase):
+    simulator = ["deployments", "--count", "30"]
+
+    def follow(self, *flags, **terminal):
+        command = ["deployments", "--watch", "--interval", "0.5s", "--api-url", self.url, *flags]
+        return self.on_terminal(command, **terminal)
+
+    def test_the_deployments_are_shown_with_their_bars_and_scroll(self):
+        terminal = self.follow(rows=15, columns=120)
+        first = terminal.shows("1 to 10 of 30 deployments")
+        for text in ("30 deployments", "tick of ", "every 500ms", "Deployment", "Free", "Target", "Hosts", "dry run"):
+            self.assertIn(text, first)
+        self.assertRegex(first, r"\nap-\d+ +\d+\.\d% +[\d.]+% +[#.]*\|[#.]* +\d+ +\d+ +[a-z_]+ +[A-Z]")
+        self.assertIn(b"38;5;", terminal.seen, "no colours")
+        terminal.type(b"\x1b[6~")
+        terminal.shows("10 to 19 of 30")
+        terminal.resize(50, 120)
+        terminal.shows("30 deployments.  q ends")
+        for rows, columns in [(1, 1), (2, 200), (50, 1), (3, 10), (6, 30)]:
+            terminal.resize(rows, columns)
+            time.sleep(0.1)
+        terminal.type(b"q")
+        self.assertEqual(terminal.ended(), 0)
+        self.assertIn(LEAVE, terminal.seen)
+
+    def test_without_a_terminal_that_can_be_drawn_on_there_are_blocks(self):
+        terminal = self.follow("--only", "gone", TERM="dumb")
+        terminal.shows("0 deployments")
+        self.assertNotIn(ENTER, terminal.seen)
+        terminal.type(b"\x03")
+        self.assertEqual(terminal.ended(), 130)
 
 
 if __name__ == "__main__":

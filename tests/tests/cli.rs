@@ -356,7 +356,14 @@ async fn the_command_describes_itself() {
 async fn the_demonstration_runs_to_its_end() {
     let machine = Machine::new();
     let told = machine.run(&["demo", "--exit"]).await.exits(0).stdout;
-    for said in ["100 DevEUIs registered", "most requests in flight at once: 10", "and so wasted: 0", "TEELF ,OLLEH"] {
+    for said in [
+        "100 DevEUIs registered",
+        "most requests in flight at once: 10",
+        "and so wasted: 0",
+        "TEELF ,OLLEH",
+        "= 113 servers",
+        "12 hosts now, 24 of 120 servers free: 20.0 %, and 15 % is wanted",
+    ] {
         assert!(told.contains(said), "it does not say {said:?}:\n{told}");
     }
     assert!(!machine.state().exists(), "its folder is its own");

@@ -360,7 +360,7 @@ async fn a_tick_of_the_watcher_keeps_the_services_and_publishes_an_alert() {
 }
 
 #[tokio::test]
-async fn a_late_event_is_one_tick_that_scales_and_the_same_event_again_is_none() {
+async fn of_two_runs_for_one_minute_each_half_minute_is_worked_on_by_one() {
     let backend = Backend::start().await;
     // From the contract's table: one host more.
     let one = deployments::Spec {
@@ -373,49 +373,62 @@ async fn a_late_event_is_one_tick_that_scales_and_the_same_event_again_is_none()
     let config = deployments::Config { fleet: Some(vec![one]), ..deployments::Config::default() };
     let upstream = deployments::start(config).await.unwrap();
     let environment = [("MUSTER_DEPLOYMENTS_URL", upstream.url())];
-    let worker = backend.function("autoscaler-worker", &environment).await;
-    // The minute before: its first half is over, its second is caught up on without a wait.
-    let event_of_worker = json!({ "scheduled_time": (jiff::Timestamp::now() - Duration::from_secs(60)).to_string() });
-    let ended = worker.invoke(&event_of_worker, TIME).await.unwrap().response();
-    let tick = &ended["ticks"][0];
-    let counts = ["deployments", "read", "bad", "short", "scaled_up", "unknown"].map(|name| tick[name].as_u64());
-    assert_eq!((counts, &tick["duplicate"]), ([1, 1, 0, 1, 1, 0].map(Some), &json!(false)), "{ended} {}", worker.log());
-    assert_eq!(ended["ticks"].as_array().unwrap().len(), 1, "{ended}");
-    let again = worker.invoke(&event_of_worker, TIME).await.unwrap().response();
-    assert_eq!((&again["ticks"][0]["duplicate"], &again["ticks"][1]), (&json!(true), &Value::Null), "{again}");
-    let sent: Vec<_> = upstream.scales().into_iter().map(|scale| (scale.id, scale.delta)).collect();
-    assert_eq!(sent, [("eu-1".to_owned(), 1)]);
-    let line = &metrics(&worker, 1).await[0];
-    let names = [
-        "DeploymentsSeen",
-        "DeploymentsUnreadable",
-        "DeploymentsNotReached",
-        "DeploymentsShort",
-        "HostsAdded",
-        "HostsRemoved",
-        "ScalingsUnknown",
-        "ScalingFrozen",
-        "UpstreamRequests",
-    ];
-    assert_eq!(names.map(|name| line[name].as_u64()), [1, 0, 0, 1, 1, 0, 0, 0, 3].map(Some), "{line}");
+    let first = backend.function("autoscaler-worker", &environment).await;
+    let second = backend.function("autoscaler-worker", &environment).await;
+    let tick = json!({ "scheduled_time": jiff::Timestamp::now().to_string() });
+    // The present half minute, and the next one when it begins.
+    let run = async |worker: &Function| worker.invoke(&tick, Duration::from_secs(58)).await.unwrap().response();
+    let (one, other, ()) = tokio::join!(run(&first), run(&second), autoscaler_answers(&backend, &upstream));
 
-    let function = backend.function("autoscaler", &environment).await;
+    let mut worked_on = std::collections::BTreeMap::<u64, Vec<Value>>::new();
+    for tick in [&one, &other].into_iter().flat_map(|ended| ended["ticks"].as_array().unwrap()) {
+        worked_on.entry(tick["slot"].as_u64().unwrap()).or_default().push(tick.clone());
+    }
+    for ticks in worked_on.values() {
+        let done: Vec<_> = ticks.iter().filter(|tick| tick["duplicate"] == false).collect();
+        assert_eq!((done.len(), &done[0]["read"], &done[0]["bad"]), (1, &json!(1), &json!(0)), "{one} {other}");
+    }
+    assert!((2..=3).contains(&worked_on.len()), "{one} {other}");
+    let sent: Vec<_> = upstream.scales().into_iter().map(|scale| (scale.id, scale.delta)).collect();
+    assert_eq!(sent, [("eu-1".to_owned(), 1)], "{} {}", first.log(), second.log());
+
+    let lines = [metrics(&first, 1).await, metrics(&second, 1).await].concat();
+    let sum = |name: &str| lines.iter().filter_map(|line| line[name].as_u64()).sum::<u64>();
+    assert_eq!(["HostsAdded", "HostsRemoved", "ScalingsUnknown"].map(sum), [1, 0, 0], "{lines:?}");
+    let measured: Vec<_> = lines.iter().filter(|line| line["DeploymentsSeen"].is_u64()).collect();
+    for line in &measured {
+        let names = ["DeploymentsSeen", "DeploymentsUnreadable", "DeploymentsNotReached", "ScalingFrozen"];
+        assert_eq!(names.map(|name| line[name].as_u64()), [1, 0, 0, 0].map(Some), "{line}");
+        assert!(line["DeploymentsShort"].is_u64() && line["DeploymentsListAge"].as_u64() < Some(60_000), "{line}");
+    }
+    assert!(!measured.is_empty(), "{lines:?}");
+}
+
+/// The function for HTTP, while the workers are at it.
+async fn autoscaler_answers(backend: &Backend, upstream: &deployments::Simulator) {
+    let scaled = async {
+        while upstream.scales().is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(TIME, scaled).await.expect("a tick scales");
+    let function = backend.function("autoscaler", &[("MUSTER_DEPLOYMENTS_URL", upstream.url())]).await;
     let call = async |method: &str, path: &str, body: &str| {
         let mut event = backend.authorized(event("post-multi-value"));
         (event["httpMethod"], event["path"], event["body"]) = (json!(method), json!(path), json!(body));
         event["multiValueQueryStringParameters"] = json!({});
         event["multiValueHeaders"]["if-match"] = json!(["\"0\""]);
         let answer = function.invoke(&event, TIME).await.unwrap().response();
-        let status = assert_well_formed(&event, &answer);
-        (status, serde_json::from_str::<Value>(answer["body"].as_str().unwrap()).unwrap(), answer)
+        assert_eq!(assert_well_formed(&event, &answer), 200, "{method} {path}: {answer} {}", function.log());
+        let body: Value = serde_json::from_str(answer["body"].as_str().unwrap()).unwrap();
+        (body, answer)
     };
-    let (status, body, _) = call("GET", "/api/v1/deployments", "").await;
-    assert_eq!((status, &body["items"][0]["last_decision"]["reason"]), (200, &json!("ScaledUp")), "{body}");
-    let (status, body, answer) = call("PUT", "/api/v1/deployments/eu-1/policy", r#"{"min_hosts":12}"#).await;
-    assert_eq!((status, &body["effective"]["min_hosts"]), (200, &json!(12)), "{body}");
+    let (body, _) = call("GET", "/api/v1/deployments", "").await;
+    assert_eq!(body["items"][0]["last_decision"]["reason"], "ScaledUp", "{body}");
+    let (body, answer) = call("PUT", "/api/v1/deployments/eu-1/policy", r#"{"min_free_servers":2}"#).await;
+    assert_eq!(body["effective"]["min_free_servers"], 2, "{body}");
     assert_eq!(answer["multiValueHeaders"]["etag"], json!(["\"1\""]), "{answer}");
-    let (status, body, _) = call("GET", "/api/v1/deployments/eu-1/explain", "").await;
-    assert_eq!(status, 200, "{body} {}", function.log());
+    call("GET", "/api/v1/deployments/eu-1/explain", "").await;
 }
 
 #[tokio::test]

@@ -28,13 +28,14 @@
 //! | `HostsAdded` | Count | Environment, Function | Sum | autoscaler-worker: hosts that were asked for, requests without an answer included |
 //! | `HostsRemoved` | Count | Environment, Function | Sum | autoscaler-worker: hosts that were given back, likewise |
 //! | `ScalingsUnknown` | Count | Environment, Function | Sum | autoscaler-worker: requests to scale without an answer; later readings settle them |
+//! | `DeploymentsListAge` | Milliseconds | Environment, Function | Maximum | autoscaler-worker: age of the last list of deployments that was believed |
 //! | `ScalingFrozen` | Count | Environment, Function | Maximum | autoscaler-worker: 1 where no host was taken away anywhere, 0 otherwise |
 //! | `UpstreamRequests` | Count | Environment, Upstream | Sum | requests made, or to be made with a token that could not be read |
 //! | `UpstreamErrors` | Count | Environment, Upstream | Sum; Average is the share | for each request 1 where there was no whole answer, or a 5xx, 429, 401 or 403, and 0 otherwise: another 4xx such as 422 is an answer |
 //! | `UpstreamLatency` | Milliseconds | Environment, Upstream | p50, p90, p99 | for each request the time to the last byte of the answer, or until it was given up |
 //!
 //! The three counts of DevEUIs come together, zeros included, and grow as the stored counts of the
-//! batches do; after a crash what was done in its last moment may be counted again. The eight of
+//! batches do; after a crash what was done in its last moment may be counted again. The nine of
 //! autoscaler-worker come together too, one line for the two ticks of a minute: the higher number of
 //! deployments, the sum of hosts. A tick that another run has done counts nothing. The three of an
 //! upstream come together too, whenever at least one request was made.

@@ -195,13 +195,12 @@ fn outcome(answer: Result<Answer, UpstreamError>) -> (Outcome, String) {
 pub fn parse_list(body: &[u8]) -> Result<Discovered, ApiError> {
     let text = std::str::from_utf8(body).map_err(|_| ApiError::NoList)?;
     let mended;
-    let list: List<'_> = match serde_json::from_str(text) {
-        Ok(list) => list,
+    let list: List<'_> = if let Ok(list) = serde_json::from_str(text) {
+        list
+    } else {
         // Python's json writes NaN and Infinity, which are no JSON: one of them must not hide all.
-        Err(_) => {
-            mended = without_nan(text);
-            serde_json::from_str(&mended).map_err(|_| ApiError::NoList)?
-        }
+        mended = without_nan(text);
+        serde_json::from_str(&mended).map_err(|_| ApiError::NoList)?
     };
     let mut discovered = Discovered::default();
     for entry in list.deployments {
@@ -316,7 +315,8 @@ mod tests {
         for name in ["none", "half", "bare"] {
             assert!(words(name).contains("servers_per_host"), "{name}");
         }
-        for (name, part) in [("nan \"NaN\"", "not a number"), ("minus", "negative"), ("all", "100 or more"), ("text", "not a")]
+        for (name, part) in
+            [("nan \"NaN\"", "not a number"), ("minus", "negative"), ("all", "100 or more"), ("text", "not a")]
         {
             assert!(words(name).contains(part), "{name}: {}", words(name));
         }

@@ -1,6 +1,6 @@
 //! What a list of deployments means for what is known of them. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     deployments::{DeploymentId, Discovered},
@@ -20,13 +20,20 @@ pub const REMEMBERED: Slot = 24 * 60 * 2;
 ///
 /// What is not listed any more is not scaled any more. But where more than half are missing at once,
 /// the list is rather wrong than the deployments gone: the last one stays, and `fleet.vanished` says
-/// that nothing is to be taken away.
-pub fn discover(shards: &mut Shards, fleet: &mut Fleet, found: Result<Discovered, String>, slot: Slot) {
+/// that nothing is to be taken away. Answers which shards have lost something, and must be written
+/// even if nothing of them can be read.
+pub fn discover(
+    shards: &mut Shards,
+    fleet: &mut Fleet,
+    found: Result<Discovered, String>,
+    slot: Slot,
+) -> BTreeSet<ShardId> {
+    let mut lost = BTreeSet::new();
     let found = match found {
         Ok(found) => found,
         Err(words) => {
             fleet.doubt = Some(words);
-            return;
+            return lost;
         }
     };
     fleet.ignored = found.ignored as u64;
@@ -41,10 +48,13 @@ pub fn discover(shards: &mut Shards, fleet: &mut Fleet, found: Result<Discovered
         fleet.vanished = 0;
         fleet.doubt = None;
         fleet.discovered = slot;
-        for (id, state) in shards.values_mut().flat_map(|shard| &mut shard.states) {
-            if !found.found.contains_key(id) && state.gone.is_none() {
-                tracing::warn!(deployment = %id, "it is not listed any more, and not scaled");
-                state.gone = Some(slot);
+        for (shard_id, shard) in &mut *shards {
+            for (id, state) in &mut shard.states {
+                if !found.found.contains_key(id) && state.gone.is_none() {
+                    tracing::warn!(deployment = %id, "it is not listed any more, and not scaled");
+                    state.gone = Some(slot);
+                    lost.insert(*shard_id);
+                }
             }
         }
     } else {
@@ -57,7 +67,8 @@ pub fn discover(shards: &mut Shards, fleet: &mut Fleet, found: Result<Discovered
         let state = states.entry(id.clone()).or_insert_with(|| State::new(None, slot, stagger(&id)));
         listed(state, shape);
     }
-    forget(shards, slot);
+    forget(shards, slot, &mut lost);
+    lost
 }
 
 /// Takes what is listed of a deployment into its state.
@@ -76,9 +87,13 @@ pub fn listed(state: &mut State, shape: Result<Shape, String>) {
 }
 
 /// Drops the states of what has long been gone.
-fn forget(shards: &mut Shards, slot: Slot) {
-    for shard in shards.values_mut() {
+fn forget(shards: &mut Shards, slot: Slot, lost: &mut BTreeSet<ShardId>) {
+    for (id, shard) in shards {
+        let before = shard.states.len();
         shard.states.retain(|_, state| state.gone.is_none_or(|gone| slot.saturating_sub(gone) < REMEMBERED));
+        if shard.states.len() < before {
+            lost.insert(*id);
+        }
     }
 }
 
@@ -94,10 +109,10 @@ mod tests {
     use super::*;
     use crate::need::Target;
 
-    fn list(ids: &[&str]) -> Result<Discovered, String> {
+    fn list(ids: &[&str]) -> Discovered {
         let shape = Shape { servers_per_host: 10, target: Target::parse("15").unwrap() };
         let found = ids.iter().map(|id| ((*id).to_owned().try_into().unwrap(), Ok(shape.clone()))).collect();
-        Ok(Discovered { found, ignored: 0 })
+        Discovered { found, ignored: 0 }
     }
 
     fn live(shards: &Shards) -> Vec<String> {
@@ -107,11 +122,12 @@ mod tests {
     #[test]
     fn what_is_not_listed_any_more_is_gone_and_may_come_back() {
         let (mut shards, mut fleet) = (Shards::new(), Fleet::default());
-        discover(&mut shards, &mut fleet, list(&["a", "b"]), 100);
-        discover(&mut shards, &mut fleet, list(&["a"]), 102);
+        discover(&mut shards, &mut fleet, Ok(list(&["a", "b"])), 100);
+        let lost = discover(&mut shards, &mut fleet, Ok(list(&["a"])), 102);
+        assert_eq!(lost, BTreeSet::from([ShardId::of(&"b".to_owned().try_into().unwrap())]));
         // One of two is not more than half.
         assert_eq!((live(&shards), fleet.vanished, fleet.discovered), (vec!["a".to_owned()], 0, 102));
-        discover(&mut shards, &mut fleet, list(&["a", "b"]), 104);
+        discover(&mut shards, &mut fleet, Ok(list(&["a", "b"])), 104);
         assert_eq!(live(&shards), ["a", "b"]);
     }
 
@@ -119,14 +135,17 @@ mod tests {
     fn more_than_half_at_once_is_doubted_until_it_stays_so() {
         for left in [&[][..], &["a"]] {
             let (mut shards, mut fleet) = (Shards::new(), Fleet::default());
-            discover(&mut shards, &mut fleet, list(&["a", "b", "c"]), 100);
+            discover(&mut shards, &mut fleet, Ok(list(&["a", "b", "c"])), 100);
             for minute in 1..BELIEVED_AFTER {
-                discover(&mut shards, &mut fleet, list(left), 100 + u64::from(minute) * 2);
+                discover(&mut shards, &mut fleet, Ok(list(left)), 100 + u64::from(minute) * 2);
                 assert_eq!((live(&shards).len(), fleet.vanished, fleet.discovered), (3, minute, 100));
                 assert!(fleet.doubt.as_ref().unwrap().contains("of 3 deployments are missing"));
             }
-            discover(&mut shards, &mut fleet, list(left), 200);
-            assert_eq!((live(&shards), fleet.vanished, fleet.discovered), (left.iter().map(|it| (*it).to_owned()).collect(), 0, 200));
+            discover(&mut shards, &mut fleet, Ok(list(left)), 200);
+            assert_eq!(
+                (live(&shards), fleet.vanished, fleet.discovered),
+                (left.iter().map(|it| (*it).to_owned()).collect(), 0, 200)
+            );
             assert_eq!(fleet.doubt, None);
         }
     }
@@ -134,17 +153,17 @@ mod tests {
     #[test]
     fn a_list_that_is_whole_again_ends_the_doubt_and_new_ones_are_taken_meanwhile() {
         let (mut shards, mut fleet) = (Shards::new(), Fleet::default());
-        discover(&mut shards, &mut fleet, list(&["a", "b", "c"]), 100);
-        discover(&mut shards, &mut fleet, list(&["d"]), 102);
+        discover(&mut shards, &mut fleet, Ok(list(&["a", "b", "c"])), 100);
+        discover(&mut shards, &mut fleet, Ok(list(&["d"])), 102);
         assert_eq!((live(&shards).len(), fleet.vanished), (4, 1));
-        discover(&mut shards, &mut fleet, list(&["a", "b", "c", "d"]), 104);
+        discover(&mut shards, &mut fleet, Ok(list(&["a", "b", "c", "d"])), 104);
         assert_eq!((fleet.vanished, fleet.doubt), (0, None));
     }
 
     #[test]
     fn a_list_that_cannot_be_read_changes_nothing() {
         let (mut shards, mut fleet) = (Shards::new(), Fleet::default());
-        discover(&mut shards, &mut fleet, list(&["a"]), 100);
+        discover(&mut shards, &mut fleet, Ok(list(&["a"])), 100);
         let before = shards.clone();
         discover(&mut shards, &mut fleet, Err("it answered 500".to_owned()), 102);
         assert_eq!((shards, fleet.discovered, fleet.doubt.as_deref()), (before, 100, Some("it answered 500")));
@@ -153,9 +172,9 @@ mod tests {
     #[test]
     fn a_shape_that_cannot_be_used_takes_the_place_of_the_one_that_could() {
         let (mut shards, mut fleet) = (Shards::new(), Fleet::default());
-        discover(&mut shards, &mut fleet, list(&["a"]), 100);
+        discover(&mut shards, &mut fleet, Ok(list(&["a"])), 100);
         let id: DeploymentId = "a".to_owned().try_into().unwrap();
-        let mut broken = list(&[]).unwrap();
+        let mut broken = list(&[]);
         broken.found.insert(id.clone(), Err("twice".to_owned()));
         discover(&mut shards, &mut fleet, Ok(broken), 102);
         let state = &shards[&ShardId::of(&id)].states[&id];
@@ -165,11 +184,11 @@ mod tests {
     #[test]
     fn what_has_long_been_gone_is_forgotten() {
         let (mut shards, mut fleet) = (Shards::new(), Fleet::default());
-        discover(&mut shards, &mut fleet, list(&["a", "b", "c"]), 100);
-        discover(&mut shards, &mut fleet, list(&["a", "b"]), 102);
-        discover(&mut shards, &mut fleet, list(&["a", "b"]), 101 + REMEMBERED);
+        discover(&mut shards, &mut fleet, Ok(list(&["a", "b", "c"])), 100);
+        discover(&mut shards, &mut fleet, Ok(list(&["a", "b"])), 102);
+        discover(&mut shards, &mut fleet, Ok(list(&["a", "b"])), 101 + REMEMBERED);
         assert_eq!(names(&shards).len(), 3);
-        discover(&mut shards, &mut fleet, list(&["a", "b"]), 102 + REMEMBERED);
-        assert_eq!(names(&shards).len(), 2);
+        let lost = discover(&mut shards, &mut fleet, Ok(list(&["a", "b"])), 102 + REMEMBERED);
+        assert_eq!((names(&shards).len(), lost.len()), (2, 1));
     }
 }

@@ -341,8 +341,8 @@ impl ScalerStore {
         match put.send().await.map_err(StoreError::from) {
             Ok(_) => {}
             Err(StoreError::ConditionFailed { item: Some(item) })
-                if text(&item, "by").is_ok_and(|it| it == by) && number(&item, "version").is_ok_and(|it| it == next) => {
-            }
+                if text(&item, "by").is_ok_and(|it| it == by)
+                    && number(&item, "version").is_ok_and(|it| it == next) => {}
             Err(StoreError::ConditionFailed { .. }) => return Ok(Written::Lost),
             Err(error) => return Err(error),
         }

@@ -10,7 +10,7 @@
 //! shard that somebody else has written meanwhile cannot be written from it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -207,10 +207,11 @@ impl Scaler {
         };
         let ours = fleet.by.as_ref() == Some(&self.me);
         let (mut shards, policies) = tokio::try_join!(self.shards(ours), self.policies(fleet.revision))?;
+        let mut lost = BTreeSet::new();
         // Every minute, and again where the one before has brought nothing.
         if slot.is_multiple_of(2) || (fleet.vanished == 0 && slot.saturating_sub(fleet.discovered) > 2) {
             let found = self.api.discover().await.map_err(|error| error.to_string());
-            discover(&mut shards, &mut fleet, found, slot);
+            lost = discover(&mut shards, &mut fleet, found, slot);
             if let Some(doubt) = &fleet.doubt {
                 tracing::warn!(%doubt, "the list of deployments is not believed");
             }
@@ -219,7 +220,7 @@ impl Scaler {
         let mut report = Report { slot, doubt: fleet.doubt.clone(), ..Report::default() };
 
         let order = in_turn(shards);
-        let shared = Arc::new(Shared {
+        let common = Arc::new(Shared {
             api: self.api.clone(),
             store: self.store.clone(),
             clock: self.clock.clone(),
@@ -238,8 +239,9 @@ impl Scaler {
         let mut tasks = JoinSet::new();
         for (id, shard) in order {
             report.deployments += shard.states.values().filter(|state| state.gone.is_none()).count();
-            let shared = Arc::clone(&shared);
-            tasks.spawn(async move { shared.work(id, shard).await });
+            let common = Arc::clone(&common);
+            let changed = lost.contains(&id);
+            tasks.spawn(async move { common.work(id, shard, changed).await });
         }
         let mut kept = Shards::new();
         let (mut whole, mut problem) = (true, None);
@@ -257,15 +259,14 @@ impl Scaler {
         }
         self.known().shards = whole.then_some(kept);
 
-        if shared.tally.borrow().is_wave() {
+        if common.tally.borrow().is_wave() {
             fleet.frozen_until = slot + FROZEN_FOR;
             tracing::warn!(slot, bad = report.bad, read = report.read, "too many bad samples: no host is taken away");
         }
         report.frozen = frozen || fleet.frozen_until >= slot;
         fleet.slot = slot;
         self.store.put_fleet(&fleet).await?;
-        self.measure(&report);
-        metrics::process().record(LIST_AGE, slot.saturating_sub(fleet.discovered) * SLOT_SECONDS * 1000);
+        measure(&report, slot.saturating_sub(fleet.discovered));
         match problem {
             Some(error) if report.not_kept >= report.deployments => Err(error),
             Some(error) => {
@@ -311,18 +312,20 @@ impl Scaler {
         self.known().policies = Some((revision, Arc::clone(&policies)));
         Ok(policies)
     }
+}
 
-    fn measure(&self, report: &Report) {
-        let metrics = metrics::process();
-        metrics.record(SEEN, report.deployments as u64);
-        metrics.record(UNREADABLE, report.bad as u64);
-        metrics.record(NOT_REACHED, report.not_reached as u64);
-        metrics.record(SHORT, report.short as u64);
-        metrics.record(ADDED, report.added);
-        metrics.record(REMOVED, report.removed);
-        metrics.record(UNSETTLED, report.unknown as u64);
-        metrics.record(FROZEN, u64::from(report.frozen));
-    }
+/// Records what the tick has brought; the list of deployments is so many slots old.
+fn measure(report: &Report, age: Slot) {
+    let metrics = metrics::process();
+    metrics.record(SEEN, report.deployments as u64);
+    metrics.record(UNREADABLE, report.bad as u64);
+    metrics.record(NOT_REACHED, report.not_reached as u64);
+    metrics.record(SHORT, report.short as u64);
+    metrics.record(ADDED, report.added);
+    metrics.record(REMOVED, report.removed);
+    metrics.record(UNSETTLED, report.unknown as u64);
+    metrics.record(FROZEN, u64::from(report.frozen));
+    metrics.record(LIST_AGE, age * SLOT_SECONDS * 1000);
 }
 
 /// The shards, those first that have waited longest: there may not be time for all.
@@ -336,10 +339,12 @@ fn in_turn(shards: Shards) -> Vec<(ShardId, Shard)> {
 }
 
 impl Shared {
-    async fn work(&self, id: ShardId, mut shard: Shard) -> Ticked {
+    /// Does all there is to do for a shard. One of which nothing could be read is written only if
+    /// the list has changed it.
+    async fn work(&self, id: ShardId, mut shard: Shard, changed: bool) -> Ticked {
         let mut report = Report::default();
         let readings = self.read(&shard, &mut report).await;
-        if readings.is_empty() {
+        if readings.is_empty() && !changed {
             return (id, Some(shard), report, None);
         }
         let (sending, records) = self.decide(&mut shard, readings, &mut report).await;
@@ -459,7 +464,7 @@ impl Shared {
             match before {
                 // Only the freeze stands against it, and whether there is one is not known yet.
                 Some(before) if step.wants_down => waiting.push((id, before, reading, policy)),
-                _ => self.note(&id, state, step, report, &mut sending, &mut records),
+                _ => note(&id, state, step, report, &mut sending, &mut records),
             }
         }
         if !waiting.is_empty() {
@@ -468,31 +473,10 @@ impl Shared {
                 let Some(state) = shard.states.get_mut(&id) else { continue };
                 *state = before;
                 let step = state.step(reading, &Tick { slot: self.slot, at, policy: &policy, frozen });
-                self.note(&id, state, step, report, &mut sending, &mut records);
+                note(&id, state, step, report, &mut sending, &mut records);
             }
         }
         (sending, records)
-    }
-
-    fn note(
-        &self,
-        id: &DeploymentId,
-        state: &State,
-        step: crate::machine::Step,
-        report: &mut Report,
-        sending: &mut Vec<(DeploymentId, i64)>,
-        records: &mut Vec<Record>,
-    ) {
-        records.extend(step.closed.into_iter().map(|decision| Record::Decision(id.clone(), decision)));
-        if let Some((counts, shape)) = state.samples.latest().zip(state.shape.as_ref()) {
-            report.short += usize::from(!shape.target.is_met(counts.total, counts.free));
-        }
-        if let Some(decision) = state.decision.as_ref().filter(|decision| decision.count == 1) {
-            report.changed.push((id.clone(), decision.clone()));
-        }
-        if let Some(delta) = step.send {
-            sending.push((id.clone(), delta));
-        }
     }
 
     /// Sends the requests whose intents have been written, each once.
@@ -535,11 +519,33 @@ impl Shared {
             return Outcome::NotSent;
         }
         let (outcome, words) = self.api.scale(id, delta).await;
-        match outcome {
-            Outcome::Accepted => tracing::info!(deployment = %id, delta, "hosts asked for"),
-            _ => tracing::warn!(deployment = %id, delta, ?outcome, %words, "asking for hosts went wrong"),
+        if outcome == Outcome::Accepted {
+            tracing::info!(deployment = %id, delta, "hosts asked for");
+        } else {
+            tracing::warn!(deployment = %id, delta, ?outcome, %words, "asking for hosts went wrong");
         }
         outcome
+    }
+}
+
+/// Takes in what a step has brought.
+fn note(
+    id: &DeploymentId,
+    state: &State,
+    step: crate::machine::Step,
+    report: &mut Report,
+    sending: &mut Vec<(DeploymentId, i64)>,
+    records: &mut Vec<Record>,
+) {
+    records.extend(step.closed.into_iter().map(|decision| Record::Decision(id.clone(), decision)));
+    if let Some((counts, shape)) = state.samples.latest().zip(state.shape.as_ref()) {
+        report.short += usize::from(!shape.target.is_met(counts.total, counts.free));
+    }
+    if let Some(decision) = state.decision.as_ref().filter(|decision| decision.count == 1) {
+        report.changed.push((id.clone(), decision.clone()));
+    }
+    if let Some(delta) = step.send {
+        sending.push((id.clone(), delta));
     }
 }
 

@@ -55,12 +55,15 @@ impl Story<'_> {
         let told: Explanation = self.client.get(&explain).await?;
         self.output.lines(told.words.iter().map(|words| format!("     {words}")))?;
 
-        self.output.lines([format!("   The tick, then {} s for the hosts to boot (simulated, all of it at once):", BOOT.as_secs())])?;
+        self.output.lines([format!(
+            "   The tick, then {} s for the hosts to boot (simulated, all of it at once):",
+            BOOT.as_secs()
+        )])?;
         let next = slot(Timestamp::now()) + 1;
         // If the server's own tick comes first, it does the same.
         scaler.tick(next, &tokio_util::sync::CancellationToken::new()).await?;
-        let is_up = |it: &DeploymentView| it.last_decision.as_ref().is_some_and(|last| last.delta > 0);
-        let all = self.until(|all| all.iter().any(|it| it.id == SHORT && is_up(it))).await?;
+        let before = all.iter().find(|it| it.id == SHORT).and_then(|it| it.desired_hosts);
+        let all = self.until(|all| all.iter().any(|it| it.id == SHORT && it.desired_hosts > before)).await?;
         let one: Vec<_> = all.into_iter().filter(|it| it.id == SHORT).collect();
         if let Some(last) = one.first().and_then(|it| it.last_decision.as_ref()) {
             self.output.lines([format!("     {}: {SHORT} {}", last.reason, last.words)])?;
@@ -70,7 +73,10 @@ impl Story<'_> {
             let (free, total) = (now.status.free_servers, now.status.total_servers);
             let share = table::share(free, total).unwrap_or_default();
             let hosts = now.status.current_hosts;
-            self.output.lines([format!("     {hosts} hosts now, {free} of {total} servers free: {share} %, and {} % is wanted", now.target_free_pct)])?;
+            self.output.lines([format!(
+                "     {hosts} hosts now, {free} of {total} servers free: {share} %, and {} % is wanted",
+                now.target_free_pct
+            )])?;
         }
         // For whoever looks at it from now on.
         self.hosts.change(|config| config.manual = false);

@@ -399,7 +399,8 @@ fn parse_mode(text: &str) -> Result<Mode, String> {
 }
 
 fn parse_code(text: &str) -> Result<Reason, String> {
-    Reason::parse(text).ok_or_else(|| "no decision has this reason; write one such as ScaledUp or BadMetrics".to_owned())
+    Reason::parse(text)
+        .ok_or_else(|| "no decision has this reason; write one such as ScaledUp or BadMetrics".to_owned())
 }
 
 fn parse_time(text: &str) -> Result<Timestamp, String> {

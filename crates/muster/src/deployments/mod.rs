@@ -19,7 +19,9 @@ pub mod source;
 pub mod table;
 pub mod watch;
 
-use ::autoscaler::http::{DecisionView, DeploymentDetail, DeploymentList, DeploymentState, DeploymentView, Explanation};
+use ::autoscaler::http::{
+    DecisionView, DeploymentDetail, DeploymentList, DeploymentState, DeploymentView, Explanation,
+};
 use jiff::Timestamp;
 use kit::paging::Page;
 use serde::Serialize;
@@ -79,7 +81,9 @@ async fn list(args: &List, settings: &Settings, output: &Output) -> Result<Exit,
         table::deployments(&listed.items, Timestamp::now(), output.format).print(output)?;
     }
     if output.format != Format::Json {
-        notes(&listed, &source, Timestamp::now()).iter().for_each(|note| output.note(note));
+        for note in notes(&listed, source.is_live(), Timestamp::now()) {
+            output.note(&note);
+        }
     }
     let is_well = listed.items.iter().all(is_well);
     Ok(if args.exit_status && !is_well { Exit::Failed } else { Exit::Fine })
@@ -93,10 +97,10 @@ fn is_well(it: &DeploymentView) -> bool {
 }
 
 /// What there is to say about a list beside its rows.
-fn notes(listed: &DeploymentList, source: &Source, now: Timestamp) -> Vec<String> {
+fn notes(listed: &DeploymentList, is_live: bool, now: Timestamp) -> Vec<String> {
     let fleet = &listed.fleet;
     let mut notes = Vec::new();
-    if source.is_live() {
+    if is_live {
         notes.push("Read from here just now, as a dry run: nothing is kept or sent.".to_owned());
     } else {
         match fleet.ticked_at {
@@ -177,7 +181,8 @@ async fn explain(args: &args::Explain, settings: &Settings, output: &Output) -> 
     let given = args.numbers.over(::autoscaler::policy::Given { mode: args.mode, ..Default::default() });
     let given = serde_json::to_value(given).unwrap_or_default();
     let text = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    let given: Vec<_> = given.as_object().into_iter().flatten().map(|(name, value)| (name.clone(), text(value))).collect();
+    let given: Vec<_> =
+        given.as_object().into_iter().flatten().map(|(name, value)| (name.clone(), text(value))).collect();
     let mut query: Vec<_> = given.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
     query.extend(args.target_free_pct.clone().map(|pct| ("target_free_pct", pct)));
     let told: Explanation = source.get(&format!("{}/explain", path(&args.id)), &query).await.map_err(of_deployment)?;
@@ -194,4 +199,50 @@ async fn explain(args: &args::Explain, settings: &Settings, output: &Output) -> 
 /// Writes what the API answered, or the listing of it.
 fn print(answer: &impl Serialize, listing: impl FnOnce() -> Listing, output: &Output) -> Result<(), Failure> {
     if output.format == Format::Json { output.json(answer) } else { listing().print(output) }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn told(fleet: serde_json::Value, is_live: bool) -> String {
+        let listed = DeploymentList { items: Vec::new(), next_cursor: None, fleet: serde_json::from_value(fleet).unwrap() };
+        notes(&listed, is_live, "2027-01-15T08:00:00Z".parse().unwrap()).join("\n")
+    }
+
+    #[test]
+    fn what_is_doubtful_about_a_list_is_told() {
+        let fleet = |ticked: Option<&str>| {
+            serde_json::json!({
+                "ticked_at": ticked, "discovered_at": null, "doubt": null, "frozen_until": null, "ignored": 0,
+            })
+        };
+        assert_eq!(told(fleet(Some("2027-01-15T07:58:00Z")), false), "");
+        assert!(told(fleet(Some("2027-01-15T07:57:30Z")), false).starts_with("The last tick was at 2027-01-15T07:57:30Z: nobody"));
+        assert!(told(fleet(None), false).starts_with("No tick so far"));
+        let mut wrong = fleet(Some("2027-01-15T08:00:00Z"));
+        (wrong["doubt"], wrong["frozen_until"]) = ("it is empty\u{7}".into(), "2027-01-15T08:01:30Z".into());
+        wrong["ignored"] = 2.into();
+        insta::assert_snapshot!(told(wrong, true), @r"
+        Read from here just now, as a dry run: nothing is kept or sent.
+        The last list was not believed: it is empty�
+        Too many deployments could not be read: until 2027-01-15T08:01:30Z no host is taken away from any.
+        2 entries of the list ignored: no usable id, or too many.
+        ");
+    }
+
+    #[test]
+    fn well_is_who_has_what_it_wants_and_can_be_read() {
+        let with = |free, state| {
+            let it = table::tests::deployment("x", (100, free), 15.0);
+            is_well(&DeploymentView { state, ..it })
+        };
+        assert!(with(15, DeploymentState::Ok) && with(15, DeploymentState::Limited) && with(15, DeploymentState::Paused));
+        assert!(!with(14, DeploymentState::Ok) && !with(14, DeploymentState::Paused));
+        for state in [DeploymentState::Unreadable, DeploymentState::BreakerOpen, DeploymentState::Frozen] {
+            assert!(!with(50, state), "{state:?}");
+        }
+        assert!(with(0, DeploymentState::Gone));
+    }
 }

@@ -123,10 +123,12 @@ pub async fn set(args: &PolicySet, settings: &Settings, output: &Output) -> Resu
     };
     let names = names(args, until);
     if names.is_empty() {
-        return Err(Failure::usage("nothing to set")
-            .hint("say what, such as --min-hosts 3, --mode paused or --unset max_hosts; `policy show` tells what is set"));
+        return Err(Failure::usage("nothing to set").hint(
+            "say what, such as --min-hosts 3, --mode paused or --unset max_hosts; `policy show` tells what is set",
+        ));
     }
-    if let Some(name) = args.unset.iter().find(|name| set_fields(&change(Given::default())).contains(name)) {
+    let given = set_fields(&given(args, until));
+    if let Some(name) = args.unset.iter().find(|name| given.contains(name)) {
         return Err(Failure::usage(format!("--unset {name}, and it is set by another flag: give one of them")));
     }
     let source = kept(settings, output).await?;
@@ -137,10 +139,14 @@ pub async fn set(args: &PolicySet, settings: &Settings, output: &Output) -> Resu
     Ok(Exit::Fine)
 }
 
+/// What the flags say, without what they imply.
+fn given(args: &PolicySet, until: Option<Timestamp>) -> Given {
+    args.numbers.over(Given { mode: args.mode(), until, reason: args.reason.clone(), ..Given::default() })
+}
+
 /// Which fields a command sets or unsets.
 fn names(args: &PolicySet, until: Option<Timestamp>) -> Vec<String> {
-    let given = Given { mode: args.mode(), until, reason: args.reason.clone(), ..Given::default() };
-    let mut names = set_fields(&args.numbers.over(given));
+    let mut names = set_fields(&given(args, until));
     if args.mode().is_some() {
         names.extend(["until", "reason"].map(str::to_owned));
     }
@@ -224,7 +230,11 @@ fn picked(given: &Given, fields: &[&str]) -> Vec<serde_json::Value> {
 fn version(view: &PolicyView) -> String {
     let by = view.set_by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
     let at = view.set_at.map(|at| format!(" at {}", time(at))).unwrap_or_default();
-    if view.version == 0 { "Nothing was ever set.".to_owned() } else { format!("Version {}, set{by}{at}.", view.version) }
+    if view.version == 0 {
+        "Nothing was ever set.".to_owned()
+    } else {
+        format!("Version {}, set{by}{at}.", view.version)
+    }
 }
 
 fn note(output: &Output, text: &str) {
@@ -246,8 +256,10 @@ mod tests {
 
     fn parsed(line: &str) -> PolicySet {
         let cli = Cli::try_parse_from(line.split(' ')).unwrap();
-        let Command::Deployments(Deployments { command: Some(DeploymentsCommand::Policy(PolicyCommand::Set(set))), .. }) =
-            cli.command
+        let Command::Deployments(Deployments {
+            command: Some(DeploymentsCommand::Policy(PolicyCommand::Set(set))),
+            ..
+        }) = cli.command
         else {
             panic!("{line}")
         };

@@ -52,7 +52,9 @@ pub async fn run(options: &Run, settings: &Settings, output: &Output) -> Result<
             let dir = settings.state_dir()?;
             match take(&dir, output).await? {
                 Taken::Folder(engine) => Backend::embedded(engine, &dir).await?,
-                Taken::Server(other) => return Err(owned(other.server().unwrap_or_default(), &dir.display().to_string())),
+                Taken::Server(other) => {
+                    return Err(owned(other.server().unwrap_or_default(), &dir.display().to_string()));
+                }
             }
         }
     };
@@ -65,7 +67,8 @@ pub async fn run(options: &Run, settings: &Settings, output: &Output) -> Result<
     if !log.json {
         let how = if options.dry_run { ", as a dry run: nothing is sent" } else { "" };
         let api = settings.get(URL).unwrap_or_default();
-        output.note(&format!("Scaling what {api} lists, every half minute{how}. Ctrl-C ends it after the tick in hand."));
+        output
+            .note(&format!("Scaling what {api} lists, every half minute{how}. Ctrl-C ends it after the tick in hand."));
     }
     let mut written = Ok(());
     let told = |ticked: &Result<Report, StoreError>| {
@@ -115,7 +118,7 @@ enum Event<'a> {
     Decision {
         deployment_id: &'a str,
         #[serde(flatten)]
-        decision: views::DecisionView,
+        decision: &'a views::DecisionView,
     },
     Tick {
         at: Timestamp,
@@ -135,9 +138,9 @@ impl Log<'_> {
         }
         match ticked {
             Ok(report) => {
-                for (id, decision) in &report.changed {
+                for (id, decision) in by_id(report) {
                     let decision = views::decision(decision);
-                    self.output.json_line(&Event::Decision { deployment_id: id.as_str(), decision })?;
+                    self.output.json_line(&Event::Decision { deployment_id: id.as_str(), decision: &decision })?;
                 }
                 self.output.json_line(&Event::Tick { at: time_of(report.slot), report })
             }
@@ -149,11 +152,18 @@ impl Log<'_> {
 fn lines(ticked: &Result<Report, StoreError>, now: Timestamp) -> Vec<String> {
     match ticked {
         Ok(report) => {
-            let changed = report.changed.iter().map(|(id, decision)| changed(id, decision));
+            let changed = by_id(report).into_iter().map(|(id, decision)| changed(id, decision));
             changed.chain([summary(report)]).collect()
         }
         Err(error) => vec![format!("{} the tick could not be done: {error}", clock(now))],
     }
+}
+
+/// They come as their readings do, which is not for people.
+fn by_id(report: &Report) -> Vec<&(DeploymentId, Decision)> {
+    let mut changed: Vec<_> = report.changed.iter().collect();
+    changed.sort_by(|(one, _), (other, _)| one.cmp(other));
+    changed
 }
 
 fn clock(time: Timestamp) -> String {
@@ -264,9 +274,13 @@ mod tests {
 
     #[test]
     fn for_programs_each_is_a_line_of_json_with_its_kind() {
-        let event = Event::Decision { deployment_id: "eu-1", decision: views::decision(&up()) };
+        let decision = views::decision(&up());
+        let event = Event::Decision { deployment_id: "eu-1", decision: &decision };
         let value = serde_json::to_value(&event).unwrap();
-        assert_eq!((&value["event"], &value["delta"], &value["reason"]), (&"decision".into(), &2.into(), &"ScaledUp".into()));
+        assert_eq!(
+            (&value["event"], &value["delta"], &value["reason"]),
+            (&"decision".into(), &2.into(), &"ScaledUp".into())
+        );
         let report = Report::default();
         let value = serde_json::to_value(Event::Tick { at: Timestamp::UNIX_EPOCH, report: &report }).unwrap();
         assert_eq!((&value["event"], &value["duplicate"]), (&"tick".into(), &false.into()));

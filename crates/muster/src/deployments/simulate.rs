@@ -67,8 +67,7 @@ pub async fn run(args: &Simulate, settings: &Settings, output: &Output) -> Resul
         return Err(Failure::usage("a file of samples needs --servers-per-host and --target-free-pct")
             .hint("they say what the demand is for, such as --servers-per-host 10 --target-free-pct 15"));
     }
-    let source =
-        if samples.is_some() { Source::unticked(settings).await? } else { kept(settings, output).await? };
+    let source = if samples.is_some() { Source::unticked(settings).await? } else { kept(settings, output).await? };
     let base = match &args.id {
         Some(id) => source.get::<PolicyView>(&format!("{}/policy", path(id)), &[]).await.map_err(of_deployment)?.set,
         None => Given::default(),
@@ -192,9 +191,8 @@ struct Line {
 
 fn read(path: &Path) -> Result<Vec<DemandSample>, Failure> {
     let cannot = |why: String| {
-        Failure::usage(format!("cannot take samples from {}: {why}", path.display())).hint(
-            "it is JSON, [{\"at\": \"2027-01-15T08:00:00Z\", \"busy\": 90}, …], or CSV with a header at,busy",
-        )
+        Failure::usage(format!("cannot take samples from {}: {why}", path.display()))
+            .hint("it is JSON, [{\"at\": \"2027-01-15T08:00:00Z\", \"busy\": 90}, …], or CSV with a header at,busy")
     };
     let mut bytes = Vec::new();
     let read = if path == Path::new("-") {

@@ -232,6 +232,15 @@ mod tests {
     }
 
     #[test]
+    fn who_is_short_of_most_comes_first_and_who_is_not_known_last() {
+        let it = |id, free, target| table::tests::deployment(id, (100, free), target);
+        let unknown = DeploymentView { free_pct: None, ..it("a", 0, 15.0) };
+        let mut all = vec![unknown, it("b", 20, 15.0), it("c", 10, 15.0), it("d", 5, 30.0), it("e", 20, 15.0)];
+        all.sort_by(by_shortage);
+        assert_eq!(all.iter().map(|it| it.id.as_str()).collect::<String>(), "dcbea");
+    }
+
+    #[test]
     fn both_a_server_and_a_url_are_too_many() {
         let settings = Settings::of(&[(URL, "http://a"), (SERVER, "http://b")]);
         let failure = from_here(&settings).unwrap_err();

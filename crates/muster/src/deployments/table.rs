@@ -60,10 +60,9 @@ pub fn state(state: DeploymentState) -> (&'static str, Tone) {
     let tone = match state {
         DeploymentState::Ok => Tone::Good,
         DeploymentState::Unreadable | DeploymentState::BreakerOpen => Tone::Bad,
-        DeploymentState::Frozen
-        | DeploymentState::Limited
-        | DeploymentState::Stabilizing
-        | DeploymentState::Paused => Tone::Unsure,
+        DeploymentState::Frozen | DeploymentState::Limited | DeploymentState::Stabilizing | DeploymentState::Paused => {
+            Tone::Unsure
+        }
         DeploymentState::Gone => Tone::Plain,
     };
     (state.as_str(), tone)
@@ -121,13 +120,10 @@ pub fn deployments(items: &[DeploymentView], now: Timestamp, format: Format) -> 
     let coming = |it: &DeploymentView| (it.in_flight != 0).then(|| Cell::plain(format!("{:+}", it.in_flight)));
     let mode = |it: &DeploymentView| (it.mode != Mode::On).then(|| Cell::new(it.mode.as_str(), Tone::Unsure));
     let note = |it: &DeploymentView| note(it).map(Cell::plain);
-    Listing::new(
-        &["Deployment", "Free", "Target", "", "Hosts", "Wanted", "State", "Reason"],
-        items.iter().map(row),
-    )
-    .with("On their way", items.iter().map(coming))
-    .with("Mode", items.iter().map(mode))
-    .with("Note", items.iter().map(note))
+    Listing::new(&["Deployment", "Free", "Target", "", "Hosts", "Wanted", "State", "Reason"], items.iter().map(row))
+        .with("On their way", items.iter().map(coming))
+        .with("Mode", items.iter().map(mode))
+        .with("Note", items.iter().map(note))
 }
 
 /// What else there is to say.
@@ -328,7 +324,10 @@ pub fn detail(shown: &DeploymentDetail, now: Timestamp) -> Vec<String> {
             ),
         ));
     }
-    lines.push(("Flapping", format!("{:.0}% of its scalings change direction; from 20% its window is doubled", shown.flap_pct)));
+    lines.push((
+        "Flapping",
+        format!("{:.0}% of its scalings change direction; from 20% its window is doubled", shown.flap_pct),
+    ));
     lines.push(("Policy", numbers(&shown.policy)));
     lines.push(("Free so far", format!("{}  (half a minute each, · not read)", readings(&shown.samples))));
     named(&lines)
@@ -492,7 +491,8 @@ pub(super) mod tests {
         paused.mode = Mode::PausedIn;
         paused.state = DeploymentState::Paused;
         let mut broken = deployment("ap-3\u{1b}[2J", (100, 10), 15.0);
-        (broken.hosts, broken.total, broken.free, broken.free_pct, broken.desired_hosts) = (None, None, None, None, None);
+        (broken.hosts, broken.total, broken.free, broken.free_pct, broken.desired_hosts) =
+            (None, None, None, None, None);
         (broken.target_free_pct, broken.servers_per_host) = (None, None);
         broken.state = DeploymentState::Unreadable;
         broken.rejected = Some("servers_per_host is 0".to_owned());
@@ -552,8 +552,10 @@ pub(super) mod tests {
             (990, 99.0),
             (1000, 99.9),
         ];
-        let lines: Vec<_> =
-            all.iter().map(|(free, target)| format!("{:>5} of {target:>4}  {}", share(*free, 1000).unwrap(), bar(*free, *target))).collect();
+        let lines: Vec<_> = all
+            .iter()
+            .map(|(free, target)| format!("{:>5} of {target:>4}  {}", share(*free, 1000).unwrap(), bar(*free, *target)))
+            .collect();
         insta::assert_snapshot!(lines.join("\n"), @r"
           0.0 of   15  ...|.................
          14.9 of   15  ##.|.................

@@ -85,24 +85,24 @@ async fn as_lines(
     if output.format == Format::Csv {
         output.rows::<output::Cell>(&[&["time"], table::COLUMNS.as_slice()].concat(), &[])?;
     }
-    write(&first, &looks.source, output)?;
+    write(&first, looks.source.is_live(), output)?;
     loop {
         let listed = tokio::select! {
             listed = looks.next() => listed,
             () = stop.cancelled() => return Ok(Exit::Interrupted),
         };
         match listed {
-            Ok(listed) => write(&listed, &looks.source, output)?,
+            Ok(listed) => write(&listed, looks.source.is_live(), output)?,
             Err(failure) => output.failure(&failure),
         }
     }
 }
 
-fn write(listed: &DeploymentList, source: &Source, output: &Output) -> Result<(), Failure> {
+fn write(listed: &DeploymentList, is_live: bool, output: &Output) -> Result<(), Failure> {
     let now = Timestamp::now();
     match output.format {
         Format::Json => output.json_line(listed),
-        Format::Table => output.lines([block(listed, &notes(listed, source, now), now, output.is_colored())]),
+        Format::Table => output.lines([block(listed, &notes(listed, is_live, now), now, output.is_colored())]),
         format @ (Format::Csv | Format::Plain) => {
             let rows = table::deployments(&listed.items, now, format).rows.into_iter();
             let row = |row| [vec![output::Cell::plain(time(now))], row].concat();
@@ -151,7 +151,7 @@ async fn on_screen(
     output: &Output,
 ) -> Result<Exit, Failure> {
     let mut view = View::new(looks.interval, output.is_colored());
-    let mut shown = Shown { notes: notes(&first, &looks.source, Timestamp::now()), listed: first, failed: None };
+    let mut shown = Shown { notes: notes(&first, looks.source.is_live(), Timestamp::now()), listed: first, failed: None };
     let args = looks.args;
     let mut screen = terminal::Screen::enter()?;
     let mut events = EventStream::new();
@@ -178,7 +178,7 @@ async fn on_screen(
         };
         match result {
             Ok(listed) => {
-                shown = Shown { notes: notes(&listed, &looks.source, Timestamp::now()), listed, failed: None };
+                shown = Shown { notes: notes(&listed, looks.source.is_live(), Timestamp::now()), listed, failed: None };
             }
             Err(failure) => {
                 let since = shown.failed.map_or_else(Timestamp::now, |(since, _)| since);

@@ -357,7 +357,27 @@ async fn one_that_is_not_listed_any_more_gets_nothing() {
     assert!(words(&explained).contains("It is not listed any more, and not scaled."), "{explained}");
     world.tick().await;
     assert_eq!(world.sim.scales().iter().filter(|it| it.id == "a" && it.at > Duration::from_mins(3)).count(), 0);
+    assert_eq!(client.get(&path("a", "")).await.expect(200).json()["state"], "gone");
     client.get(&path("d", "/explain")).await.problem(404, "not-found");
+}
+
+#[tokio::test]
+async fn one_that_is_gone_gets_nothing_even_if_it_answers() {
+    let world = World::of(["a", "b", "c"].map(|name| spec(name, 10, "15", 10, 95)).to_vec()).await;
+    let client = world.client().await;
+    for name in ["a", "b", "c"] {
+        world.put(name, state(SLOT - 5..=SLOT - 1, 85)).await;
+    }
+    let script = json!([{"at": "0s", "ids": ["a"], "what": "entry_missing"}]);
+    world.sim.change(|config| config.script = serde_json::from_value(script).unwrap());
+    assert_eq!(explain(&client, "b", "").await["would_send"], 2);
+    let explained = explain(&client, "a", "").await;
+    assert_eq!((&explained["would_send"], &explained["decision"]["delta"]), (&Value::Null, &2.into()));
+    assert!(words(&explained).contains("Nothing would be sent: it is not listed any more."), "{explained}");
+    world.tick().await;
+    let mut asked: Vec<_> = world.sim.scales().into_iter().map(|scale| scale.id).collect();
+    asked.sort();
+    assert_eq!(asked, ["b", "c"]);
 }
 
 #[tokio::test]

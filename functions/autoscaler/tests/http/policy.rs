@@ -1,5 +1,7 @@
 //! Setting policies: nobody overwrites what he has not seen.
 
+use std::time::Duration;
+
 use autoscaler::{
     decision::Reason,
     policy::{Mode, Policy},
@@ -7,9 +9,13 @@ use autoscaler::{
 use kit::{dynamo::embedded::Faults, testing::Client};
 use serde_json::{Value, json};
 
-use crate::common::{World, decided, id, path, put, spec};
+use crate::common::{SLOT, World, decided, id, path, put, spec, state};
 
 const ALL: &str = "/api/v1/deployments-policy";
+
+/// So slow that all have read before one writes.
+const SLOW: Faults =
+    Faults { seed: 0, error_rate: 0.0, lost_answer_rate: 0.0, latency: Duration::from_millis(20), attempts: 1 };
 
 async fn world() -> (World, Client) {
     let world = World::of(vec![spec("eu-1", 10, "15", 10, 90)]).await;
@@ -85,7 +91,8 @@ async fn a_version_must_be_given_and_be_the_one_that_is_there() {
 
 #[tokio::test]
 async fn of_two_who_set_the_same_version_one_is_told_so() {
-    let (_world, client) = world().await;
+    let (world, client) = world().await;
+    let client = client.on(world.app_on(SLOW));
     for version in 0..8 {
         let at = path("eu-1", "/policy");
         let tag = format!("\"{version}\"");
@@ -105,7 +112,8 @@ async fn of_two_who_set_the_same_version_one_is_told_so() {
 
 #[tokio::test]
 async fn whoever_does_not_care_what_is_there_gets_through() {
-    let (_world, client) = world().await;
+    let (world, client) = world().await;
+    let client = client.on(world.app_on(SLOW));
     let set = async |min_hosts: u32| {
         let body = json!({"min_hosts": min_hosts});
         put(&client, &path("eu-1", "/policy"), &[("if-match", "*")], &body).await.status.as_u16()
@@ -217,6 +225,10 @@ async fn a_pause_ends_by_itself() {
     assert_eq!(mode().await, Mode::Paused.as_str());
     let explained = client.get(&path("eu-1", "/explain")).await.expect(200).json();
     assert_eq!((&explained["at"], &explained["policy"]["mode"]), (&"2027-01-15T08:00:30Z".into(), &"paused".into()));
+    // The tick of this slot has been; the next one comes with the end of the pause.
+    world.put("eu-1", state(SLOT - 5..=SLOT + 1, 85)).await;
+    let explained = client.get(&path("eu-1", "/explain")).await.expect(200).json();
+    assert_eq!((&explained["at"], &explained["policy"]["mode"]), (&"2027-01-15T08:01:00Z".into(), &"on".into()));
     world.pass();
     assert_eq!(mode().await, "on");
     assert_eq!(world.records().policy(Some(&id("eu-1"))).await.unwrap().given.mode, Some(Mode::Paused));

@@ -65,7 +65,7 @@ fn faults(seed: u64) -> Config {
 }
 
 /// Waves, silence and requests that hang, at times of their own: each costs a timeout.
-fn waves(hours: u64) -> Option<Script> {
+fn waves(hours: u64) -> Script {
     let mut entries = Vec::new();
     for hour in (0..hours).step_by(3) {
         let at = |minute: u64| format!("{}m", hour * 60 + minute);
@@ -78,7 +78,7 @@ fn waves(hours: u64) -> Option<Script> {
             json!({"at": at(100), "for": "4m", "all": true, "what": "status_zero_total"}),
         ]);
     }
-    Some(serde_json::from_value(json!(entries)).unwrap())
+    serde_json::from_value(json!(entries)).unwrap()
 }
 
 /// What was true of a deployment before a tick.
@@ -153,7 +153,7 @@ async fn a_day_under_all_faults_does_no_harm() {
     let seed = seed();
     println!("MUSTER_DAY_SEED={seed}, {count} deployments, {hours} h");
     {
-        let world = World::new(few_shards(Config { count, script: waves(hours), ..faults(seed) }, 8)).await;
+        let world = World::new(few_shards(Config { count, script: Some(waves(hours)), ..faults(seed) }, 8)).await;
         let scaler = world.scaler();
         let mut watched: HashMap<String, Watched> = HashMap::new();
         let mut downs: HashMap<String, VecDeque<(Slot, u64)>> = HashMap::new();

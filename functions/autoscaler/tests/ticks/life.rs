@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::common::{World, fleet, id, points, spec};
 
-fn script(entries: serde_json::Value) -> Option<Script> {
-    Some(serde_json::from_value(entries).unwrap())
+fn script(entries: serde_json::Value) -> Script {
+    serde_json::from_value(entries).unwrap()
 }
 
 #[tokio::test]
@@ -85,7 +85,7 @@ async fn who_finds_its_shard_written_by_somebody_else_sends_nothing() {
 async fn a_lost_answer_is_settled_by_reading_and_never_sent_again() {
     for (fault, hosts) in [("scale_drop_after", 11), ("scale_error_after", 11), ("scale_late_drop", 11)] {
         let mut config = fleet(vec![spec("a", 10, points(&[(0, 90)]))]);
-        config.script = script(json!([{"at": "0s", "for": "20s", "all": true, "what": fault}]));
+        config.script = Some(script(json!([{"at": "0s", "for": "20s", "all": true, "what": fault}])));
         let world = World::new(config).await;
         let scaler = world.scaler();
         let report = world.slots(&scaler, 1).await.remove(0);
@@ -110,7 +110,7 @@ async fn what_was_not_done_is_tried_again_later_and_later() {
         ("scale_refuse", Outcome::Refused),
     ] {
         let mut config = fleet(vec![spec("a", 10, points(&[(0, 90)]))]);
-        config.script = script(json!([{"at": "0s", "for": "10m", "all": true, "what": fault}]));
+        config.script = Some(script(json!([{"at": "0s", "for": "10m", "all": true, "what": fault}])));
         let world = World::new(config).await;
         let scaler = world.scaler();
         world.slots(&scaler, 45).await;
@@ -132,7 +132,7 @@ async fn a_wave_of_bad_samples_freezes_all_scale_downs() {
     let mut config = fleet(specs);
     // Half of them say nonsense in slot 13, when the window would agree for the first time.
     let ids: BTreeSet<_> = (0..4).map(|it| format!("d{it}")).collect();
-    config.script = script(json!([{"at": "6m30s", "for": "20s", "ids": ids, "what": "status_garbage"}]));
+    config.script = Some(script(json!([{"at": "6m30s", "for": "20s", "ids": ids, "what": "status_garbage"}])));
     let world = World::new(config).await;
     let scaler = world.scaler();
     let reports = world.slots(&scaler, 13).await;
@@ -155,7 +155,8 @@ async fn a_wave_of_bad_samples_freezes_all_scale_downs() {
 async fn fewer_bad_samples_freeze_nothing() {
     let specs = (0..8).map(|it| spec(&format!("d{it}"), 10, points(&[(0, 80), (60, 20)]))).collect();
     let mut config = fleet(specs);
-    config.script = script(json!([{"at": "6m", "for": "10m", "ids": ["d0", "d1", "d2"], "what": "status_error"}]));
+    config.script =
+        Some(script(json!([{"at": "6m", "for": "10m", "ids": ["d0", "d1", "d2"], "what": "status_error"}])));
     let world = World::new(config).await;
     let scaler = world.scaler();
     let reports = world.slots(&scaler, 20).await;
@@ -169,10 +170,10 @@ async fn fewer_bad_samples_freeze_nothing() {
 async fn a_list_that_is_half_empty_freezes_and_one_that_is_missing_is_the_last_one() {
     let specs = (0..8).map(|it| spec(&format!("d{it}"), 10, points(&[(0, 80), (60, 20)]))).collect();
     let mut config = fleet(specs);
-    config.script = script(json!([
+    config.script = Some(script(json!([
         {"at": "4m", "for": "4m", "all": true, "what": "discover_error"},
         {"at": "8m", "for": "4m", "all": true, "what": "discover_half"},
-    ]));
+    ])));
     let world = World::new(config).await;
     let scaler = world.scaler();
     let reports = world.slots(&scaler, 26).await;
@@ -188,7 +189,7 @@ async fn a_list_that_is_half_empty_freezes_and_one_that_is_missing_is_the_last_o
 async fn what_is_listed_twice_or_nonsense_is_left_alone_and_the_others_are_not() {
     for what in ["entry_twice", "entry_zero_servers", "entry_target_hundred", "entry_target_text", "entry_nan"] {
         let mut config = fleet(vec![spec("a", 10, points(&[(0, 90)])), spec("b", 10, points(&[(0, 90)]))]);
-        config.script = script(json!([{"at": "0s", "ids": ["a"], "what": what}]));
+        config.script = Some(script(json!([{"at": "0s", "ids": ["a"], "what": what}])));
         let world = World::new(config).await;
         let report = world.slots(&world.scaler(), 1).await.remove(0);
         assert_eq!((report.bad, report.read, world.sent("a").len(), world.sent("b").len()), (1, 2, 0, 1), "{what}");
@@ -224,8 +225,8 @@ async fn a_dry_run_never_sends() {
     let by_policy = world.scaler();
     world.set(None, Given { mode: Some(Mode::DryRun), ..Given::default() }).await;
     let reports = world.slots(&by_policy, 30).await;
-    let would = reports.iter().flat_map(|it| &it.changed).filter(|(_, it)| it.reason == Reason::DryRun).count();
-    assert!(would > 10, "{would}");
+    let dry = reports.iter().flat_map(|it| &it.changed).filter(|(_, it)| it.reason == Reason::DryRun).count();
+    assert!(dry > 10, "{dry}");
     world.set(None, Given::default()).await;
     let by_flag = world.scaler().dry_run(true);
     world.slots(&by_flag, 30).await;
@@ -244,7 +245,7 @@ async fn a_deployment_that_hangs_delays_nobody_else() {
     let specs = (0..40).map(|it| spec(&format!("d{it}"), 10, points(&[(0, 90)]))).collect();
     let mut config = fleet(specs);
     let ids: Vec<_> = (0..20).map(|it| format!("d{it}")).collect();
-    config.script = script(json!([{"at": "0s", "ids": ids, "what": "status_hang"}]));
+    config.script = Some(script(json!([{"at": "0s", "ids": ids, "what": "status_hang"}])));
     let world = World::new(config).await;
     let began = std::time::Instant::now();
     let report = world.slots(&world.scaler(), 1).await.remove(0);
@@ -295,7 +296,7 @@ async fn a_minute_is_two_ticks_whenever_its_event_comes() {
 #[tokio::test]
 async fn a_list_that_was_missed_is_read_with_the_next_tick() {
     let mut config = fleet(vec![spec("a", 10, Load::Steady { busy: 50 })]);
-    config.script = script(json!([{"at": "0s", "for": "20s", "all": true, "what": "discover_error"}]));
+    config.script = Some(script(json!([{"at": "0s", "for": "20s", "all": true, "what": "discover_error"}])));
     let world = World::new(config).await;
     let reports = world.slots(&world.scaler(), 3).await;
     assert_eq!(reports.iter().map(|it| it.deployments).collect::<Vec<_>>(), [0, 1, 1]);

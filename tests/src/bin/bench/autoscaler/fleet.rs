@@ -24,7 +24,8 @@ fn with(mut spec: Spec, scaled: Option<Slot>) -> Spec {
     let hosts = |busy| spec.target_free_pct.servers_for(busy).div_ceil(spec.servers_per_host);
     // More than one host, so that one can be lacking.
     let busy = spec.load.busy(Duration::ZERO) + spec.servers_per_host;
-    let more = (busy..).find(|more| hosts(*more) > hosts(busy)).unwrap_or(busy);
+    // So many more busy servers need another host in any case.
+    let more = (busy..=busy + spec.servers_per_host).find(|more| hosts(*more) > hosts(busy)).unwrap_or(busy);
     let mut points = vec![Point { at: Duration::ZERO, busy }];
     // A moment before the slot, when the one before is over.
     points.extend(scaled.map(|slot| Point { at: time(slot).saturating_sub(Duration::from_secs(1)), busy: more }));

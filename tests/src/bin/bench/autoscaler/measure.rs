@@ -129,12 +129,11 @@ pub async fn bare(
                     if number >= requests {
                         return anyhow::Ok(());
                     }
-                    let request = match ids.get(number) {
-                        Some(id) => http.get(format!("{url}/status/{id}")),
-                        None => {
-                            let wanted = json!({ "deployment_id": ids[number - ids.len()], "delta": 0 });
-                            http.post(format!("{url}/scale")).json(&wanted)
-                        }
+                    let request = if let Some(id) = ids.get(number) {
+                        http.get(format!("{url}/status/{id}"))
+                    } else {
+                        let wanted = json!({ "deployment_id": ids[number - ids.len()], "delta": 0 });
+                        http.post(format!("{url}/scale")).json(&wanted)
                     };
                     done(request).await?;
                 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{
     measure::{Bare, Measured},
-    steps::{Mixed, Steps},
+    steps::{Mixed, Speed},
     units::Units,
 };
 use crate::{
@@ -37,7 +37,7 @@ pub struct Report {
     /// What DynamoDB would bill.
     pub units: Vec<Units>,
     /// The pure machine.
-    pub steps: Vec<Steps>,
+    pub steps: Vec<Speed>,
     /// Its states at the end.
     pub mixed: Mixed,
 }
@@ -175,7 +175,7 @@ impl Report {
             })
         });
         let units = self.units.iter().flat_map(|row| {
-            [("the first tick of a process", row.cold), ("later ones", row.warm)].map(|(which, units)| Target {
+            [("the first tick of a process", &row.cold), ("later ones", &row.warm)].map(|(which, units)| Target {
                 what: format!(
                     "{} deployments, nothing changes, {which}: at most {MOST_UNITS} read and {MOST_UNITS} write unit each",
                     row.deployments
@@ -189,7 +189,12 @@ impl Report {
             measured: format!("{} bytes", row.largest_item_bytes),
             met: row.largest_item_bytes <= LARGEST_ITEM,
         });
-        ticks.chain(units).chain(items).collect()
+        let mixed = Target {
+            what: format!("{} deployments after mixed steps: no item above {LARGEST_ITEM} bytes", self.mixed.most),
+            measured: format!("{} bytes", self.mixed.fullest_shard_bytes),
+            met: self.mixed.fullest_shard_bytes <= LARGEST_ITEM,
+        };
+        ticks.chain(units).chain(items).chain([mixed]).collect()
     }
 }
 
@@ -239,11 +244,13 @@ impl fmt::Display for Report {
         }
         section(out, "Peak memory of the process that ticks", &peaks)?;
 
-        let mut units = table(&["deployments", "tick", "read units", "write units"]);
+        let mut units = table(&["deployments", "tick", "read units", "write units", "requests of a tick"]);
         for row in &self.units {
-            for (which, each) in [("first of a process", row.cold), ("later", row.warm)] {
-                let (reads, writes) = (format!("{:.4}", each.reads), format!("{:.4}", each.writes));
-                units.add_row([row.deployments.to_string(), which.to_owned(), reads, writes]);
+            for (which, tick) in [("first of a process", &row.cold), ("later", &row.warm)] {
+                let (reads, writes) = (format!("{:.4}", tick.reads), format!("{:.4}", tick.writes));
+                let requests = tick.requests.iter().map(|(name, count)| format!("{count:.0} {name}"));
+                let requests = requests.collect::<Vec<_>>().join(", ");
+                units.add_row([row.deployments.to_string(), which.to_owned(), reads, writes, requests]);
             }
         }
         section(out, "DynamoDB, for each deployment in a tick where nothing changes", &units)?;

@@ -42,7 +42,7 @@ type Reading = Result<Counts, Bad>;
 
 /// How fast the machine is under one kind of load.
 #[derive(Debug, Serialize)]
-pub struct Steps {
+pub struct Speed {
     /// Which.
     pub load: &'static str,
     /// Deployments that take turns.
@@ -68,7 +68,7 @@ pub struct Mixed {
 }
 
 /// Measures both.
-pub fn measure() -> anyhow::Result<(Vec<Steps>, Mixed)> {
+pub fn measure() -> anyhow::Result<(Vec<Speed>, Mixed)> {
     let states = states()?;
     let models: Vec<Model> = models();
     let steady = steady(&states, &models);
@@ -160,7 +160,7 @@ fn step(state: &mut State, reading: Reading, tick: &Tick<'_>) -> Option<i64> {
     step.send
 }
 
-fn timed(load: &'static str, states: &[State], readings: &[Vec<Reading>]) -> Steps {
+fn timed(load: &'static str, states: &[State], readings: &[Vec<Reading>]) -> Speed {
     let policy = Policy::default();
     let steps = readings.iter().map(|readings| readings.len() as u64).sum();
     let (mut rates, mut sent) = (Vec::new(), 0_u32);
@@ -176,7 +176,7 @@ fn timed(load: &'static str, states: &[State], readings: &[Vec<Reading>]) -> Ste
         }
         rates.push(per_second(steps, started.elapsed()));
     }
-    Steps {
+    Speed {
         load,
         deployments: DEPLOYMENTS,
         steps,

@@ -50,20 +50,24 @@ use crate::{numbers::as_f64, processes::Simulator};
 pub struct Units {
     pub deployments: u32,
     /// The first tick of a process, which reads all states.
-    pub cold: PerDeployment,
+    pub cold: Tick,
     /// Later ones, the mean of so many that every deployment's samples went into the history once.
-    pub warm: PerDeployment,
+    pub warm: Tick,
     /// A deployment's state, after them.
     pub state_bytes: Sizes,
     /// The largest item that was written, as DynamoDB measures it.
     pub largest_item_bytes: u64,
 }
 
-/// Units for each deployment.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub struct PerDeployment {
+/// What a tick takes of DynamoDB.
+#[derive(Debug, Serialize)]
+pub struct Tick {
+    /// Read units for each deployment.
     pub reads: f64,
+    /// Write units for each deployment.
     pub writes: f64,
+    /// Requests, by operation. On one machine each that writes waits for the disk once.
+    pub requests: BTreeMap<&'static str, f64>,
 }
 
 /// Bytes of JSON.
@@ -99,9 +103,11 @@ impl Units {
             ensure!(amiss == 0, "{amiss} of {deployments} deployments fared otherwise than expected");
             Ok(())
         };
-        let per_deployment = |used: &Used, ticks: usize| {
-            let share = |units| units / as_f64(ticks as u64) / f64::from(deployments);
-            PerDeployment { reads: share(used.reads), writes: share(used.writes) }
+        let mean = |used: &Used, ticks: usize| {
+            let ticks = as_f64(ticks as u64);
+            let each = |units| units / ticks / f64::from(deployments);
+            let requests = used.requests.iter().map(|(name, count)| (*name, as_f64(*count) / ticks)).collect();
+            Tick { reads: each(used.reads), writes: each(used.writes), requests }
         };
 
         let before = embedded.counts();
@@ -122,8 +128,8 @@ impl Units {
         let states = states.map(|(_, state)| Ok(serde_json::to_string(state)?.len() as u64));
         Ok(Self {
             deployments,
-            cold: per_deployment(&cold, 1),
-            warm: per_deployment(&warm, KEPT),
+            cold: mean(&cold, 1),
+            warm: mean(&warm, KEPT),
             state_bytes: Sizes::of(states.collect::<anyhow::Result<_>>()?),
             largest_item_bytes: cold.largest_item.max(warm.largest_item),
         })
