@@ -199,11 +199,11 @@ impl Decision {
         }
     }
 
-    /// Whether `next` says the same again: both hold, for the same reason, in the same mode.
+    /// Whether `next` says the same again, in the same mode: both hold for the same reason, or would
+    /// do the same if it were no dry run.
     pub fn continues(&self, next: &Self) -> bool {
         let same = |one: &Self| (one.reason, one.delta, one.mode, one.flapping);
-        // A dry run's would-be steps are told one by one, as real ones are.
-        self.outcome.is_none() && next.outcome.is_none() && next.delta == 0 && same(self) == same(next)
+        next.outcome.is_none() && same(self) == same(next)
     }
 
     /// The decision in a sentence.

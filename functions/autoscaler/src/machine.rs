@@ -68,9 +68,9 @@ pub struct State {
     /// Its last scalings, oldest first: slot and hosts.
     #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
     pub scalings: VecDeque<(Slot, i64)>,
-    /// Since which slot hosts have no servers at all.
+    /// Since which slot some hosts have no servers, without any coming.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub empty_since: Option<Slot>,
+    pub missing_since: Option<Slot>,
     /// The decision that holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decision: Option<Decision>,
@@ -144,7 +144,7 @@ impl State {
             failures: 0,
             failed: None,
             scalings: VecDeque::new(),
-            empty_since: None,
+            missing_since: None,
             decision: None,
             gone: None,
         }
@@ -247,10 +247,21 @@ impl State {
             decision.note = Some("one good reading so far".to_owned());
             return decision;
         }
-        if self.is_empty(&counts, tick, &mut decision) {
-            return decision;
+        let missing = self.missing(&counts, &shape, tick);
+        let scale = if counts.total == 0 && counts.hosts > 0 {
+            // They boot, or the report is broken: either way it holds.
+            decision.reason = Reason::InFlight;
+            0
+        } else {
+            self.scale(&counts, &shape, need, tick, &mut decision, step)
+        };
+        if let (Reason::InFlight, Some((overdue, words))) = (decision.reason, missing) {
+            if overdue {
+                // What is on its way for so long does not come.
+                decision.reason = Reason::BadMetrics;
+            }
+            decision.note = Some(words);
         }
-        let scale = self.scale(&counts, &shape, need, tick, &mut decision, step);
         if scale == 0 {
             return decision;
         }
@@ -303,23 +314,25 @@ impl State {
         !self.breaker_open
     }
 
-    /// Hosts without a single server: they boot, or the report is broken. Either way it holds.
-    fn is_empty(&mut self, counts: &Counts, tick: &Tick<'_>, decision: &mut Decision) -> bool {
-        if counts.total > 0 || counts.hosts == 0 {
-            self.empty_since = None;
-            return false;
+    /// Hosts that have no servers yet, and whether that has been so for too long, in words.
+    fn missing(&mut self, counts: &Counts, shape: &Shape, tick: &Tick<'_>) -> Option<(bool, String)> {
+        let hosts = counts.hosts.saturating_sub(counts.total / shape.servers_per_host.max(1));
+        if hosts == 0 {
+            self.missing_since = None;
+            return None;
         }
-        let since = *self.empty_since.get_or_insert(tick.slot);
-        let grace = slots(tick.policy.boot_grace_seconds);
-        if tick.slot - since < grace {
-            decision.reason = Reason::InFlight;
-            decision.note = Some(format!("{} hosts have no servers yet", counts.hosts));
-        } else {
-            decision.reason = Reason::BadMetrics;
-            let minutes = (tick.slot - since) * SLOT_SECONDS / 60;
-            decision.note = Some(format!("{} hosts have had no servers for {minutes} minutes", counts.hosts));
+        let before = self.samples.recorded().filter(|(slot, _)| *slot < tick.slot);
+        let before = before.filter_map(|(_, recorded)| recorded.counts()).last();
+        if before.is_some_and(|before| counts.total > before.total) {
+            // They are coming.
+            self.missing_since = None;
         }
-        true
+        let passed = tick.slot - *self.missing_since.get_or_insert(tick.slot);
+        if passed < slots(tick.policy.boot_grace_seconds) {
+            return Some((false, format!("{hosts} hosts have no servers yet")));
+        }
+        let minutes = passed * SLOT_SECONDS / 60;
+        Some((true, format!("{hosts} hosts have had no servers for {minutes} minutes")))
     }
 
     /// Looks whether the pending request has been carried out. Answers its decision when it is

@@ -112,7 +112,7 @@ pub struct Given {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(maximum = 86400)]
     pub cooldown_after_failure_seconds: Option<u32>,
-    /// After so many seconds, hosts without any server are a broken report; 600 unless set.
+    /// Hosts that were asked for and have no servers after so many seconds are reported; 600 unless set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(maximum = 86400)]
     pub boot_grace_seconds: Option<u32>,
@@ -153,7 +153,7 @@ pub struct Policy {
     pub cooldown_after_up_seconds: u32,
     /// No host is taken away for so long after a scaling has failed.
     pub cooldown_after_failure_seconds: u32,
-    /// After so long, hosts without any server are a broken report.
+    /// Hosts that were asked for and have no servers after so long are reported.
     pub boot_grace_seconds: u32,
     /// What may be done now.
     pub mode: Mode,

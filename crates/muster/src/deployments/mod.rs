@@ -207,7 +207,8 @@ mod tests {
     use super::*;
 
     fn told(fleet: serde_json::Value, is_live: bool) -> String {
-        let listed = DeploymentList { items: Vec::new(), next_cursor: None, fleet: serde_json::from_value(fleet).unwrap() };
+        let listed =
+            DeploymentList { items: Vec::new(), next_cursor: None, fleet: serde_json::from_value(fleet).unwrap() };
         notes(&listed, is_live, "2027-01-15T08:00:00Z".parse().unwrap()).join("\n")
     }
 
@@ -219,7 +220,10 @@ mod tests {
             })
         };
         assert_eq!(told(fleet(Some("2027-01-15T07:58:00Z")), false), "");
-        assert!(told(fleet(Some("2027-01-15T07:57:30Z")), false).starts_with("The last tick was at 2027-01-15T07:57:30Z: nobody"));
+        assert!(
+            told(fleet(Some("2027-01-15T07:57:30Z")), false)
+                .starts_with("The last tick was at 2027-01-15T07:57:30Z: nobody")
+        );
         assert!(told(fleet(None), false).starts_with("No tick so far"));
         let mut wrong = fleet(Some("2027-01-15T08:00:00Z"));
         (wrong["doubt"], wrong["frozen_until"]) = ("it is empty\u{7}".into(), "2027-01-15T08:01:30Z".into());
@@ -238,7 +242,9 @@ mod tests {
             let it = table::tests::deployment("x", (100, free), 15.0);
             is_well(&DeploymentView { state, ..it })
         };
-        assert!(with(15, DeploymentState::Ok) && with(15, DeploymentState::Limited) && with(15, DeploymentState::Paused));
+        assert!(
+            with(15, DeploymentState::Ok) && with(15, DeploymentState::Limited) && with(15, DeploymentState::Paused)
+        );
         assert!(!with(14, DeploymentState::Ok) && !with(14, DeploymentState::Paused));
         for state in [DeploymentState::Unreadable, DeploymentState::BreakerOpen, DeploymentState::Frozen] {
             assert!(!with(50, state), "{state:?}");

@@ -70,7 +70,6 @@ pub fn state(state: DeploymentState) -> (&'static str, Tone) {
 
 /// How long something lasts, in the two largest units: `3h 20m`, `45s`.
 pub fn lasting(seconds: i64) -> String {
-    let seconds = seconds.max(0);
     let units = [("d", seconds / 86_400), ("h", seconds / 3600 % 24), ("m", seconds / 60 % 60), ("s", seconds % 60)];
     let from = units.iter().position(|(_, number)| *number > 0).unwrap_or(units.len() - 1);
     let told = units[from..].iter().take(2).filter(|(_, number)| *number > 0);

@@ -151,7 +151,8 @@ async fn on_screen(
     output: &Output,
 ) -> Result<Exit, Failure> {
     let mut view = View::new(looks.interval, output.is_colored());
-    let mut shown = Shown { notes: notes(&first, looks.source.is_live(), Timestamp::now()), listed: first, failed: None };
+    let mut shown =
+        Shown { notes: notes(&first, looks.source.is_live(), Timestamp::now()), listed: first, failed: None };
     let args = looks.args;
     let mut screen = terminal::Screen::enter()?;
     let mut events = EventStream::new();

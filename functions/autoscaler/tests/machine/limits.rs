@@ -86,6 +86,29 @@ fn hosts_without_servers_are_waited_for_and_reported_after_a_while() {
 }
 
 #[test]
+fn hosts_that_never_come_are_reported_while_they_are_needed() {
+    let mut case = Case::usual();
+    // 90 busy need 11 hosts; the eleventh is asked for and gets no servers.
+    assert_eq!(case.read(10, 100, 90), Some(1));
+    case.sent(Outcome::Accepted);
+    for _ in 0..20 {
+        assert_eq!(case.read(11, 100, 90), None);
+        assert_eq!((case.reason(), case.note()), (Reason::InFlight, "1 hosts have no servers yet"));
+    }
+    case.read(11, 100, 90);
+    assert_eq!((case.reason(), case.note()), (Reason::BadMetrics, "1 hosts have had no servers for 10 minutes"));
+    // Nobody waits for it.
+    case.read(11, 100, 80);
+    assert_eq!(case.reason(), Reason::WithinTarget, "{}", case.words());
+    // One server after the other comes: that is no standstill.
+    let mut case = Case::usual();
+    for total in 50..90 {
+        case.read(11, total, total - 1);
+        assert_ne!(case.reason(), Reason::BadMetrics, "{total}");
+    }
+}
+
+#[test]
 fn counts_that_cannot_be_are_never_acted_on() {
     for text in [
         r#"{"current_hosts":10,"total_servers":100,"free_servers":101}"#,

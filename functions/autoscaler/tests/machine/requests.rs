@@ -216,10 +216,13 @@ fn equal_holds_are_one_decision_and_every_other_one_is_told_once() {
 }
 
 #[test]
-fn the_would_be_steps_of_a_dry_run_are_told_one_by_one() {
+fn the_same_step_of_a_dry_run_is_told_once_and_another_one_again() {
     let mut case = Case::usual().with(Policy { mode: Mode::DryRun, ..Policy::default() });
     case.stay(3, 10, 90);
-    assert_eq!(case.closed.iter().map(|it| (it.reason, it.delta)).collect::<Vec<_>>(), [(Reason::DryRun, 1); 2]);
+    case.stay(1, 10, 100);
+    let told: Vec<_> = case.closed.iter().map(|it| (it.reason, it.delta, it.count)).collect();
+    assert_eq!(told, [(Reason::DryRun, 1, 3)]);
+    assert_eq!((case.decision().delta, case.decision().count), (2, 1));
 }
 
 #[test]
