@@ -13,7 +13,7 @@ settings = {
   # CPX's base URL, at port 80 or 443. Without it `services` answers 503 and says so.
   # MUSTER_CPX_URL      = "https://cpx.example"
   # The base URL of the deployments API, at port 80 or 443. Without it nothing is scaled, and
-  # `autoscaler` answers 503. Scaling begins with the first tick: a policy that says otherwise comes first.
+  # `autoscaler` answers 503. With it scaling begins: hosts are added at once where they are short.
   # MUSTER_DEPLOYMENTS_URL = "https://deployments.example"
   MUSTER_SHOUTCLOUD_URL = "http://api.shoutcloud.io"
 }

@@ -115,6 +115,18 @@ async fn without_anybody_who_ticks_the_deployments_are_read_from_here_and_nothin
     }
     assert_eq!(sim.scales().len(), 0, "something was sent");
     assert!(!machine.state().exists(), "a state folder was made for nothing");
+    // A folder in which nothing was ever ticked says nothing.
+    _ = machine.run(&words("batch list")).await.exits(0);
+    assert_eq!(machine.run(&words("deployments")).await.exits(0).stderr, LIVE);
+    // Who owns the folder, and serves nobody, need not be waited for.
+    let run = machine.start(&words("autoscaler run --dry-run"));
+    until("its tick", PATIENCE, || run.stdout().contains("deployments,").then_some(())).await;
+    assert_eq!(machine.run(&words("deployments")).await.exits(0).stderr, LIVE);
+    run.signal("INT").await;
+    let ran = run.ended().await.exits(0);
+    assert!(ran.stderr.contains("as a dry run: nothing is sent") && !ran.stderr.contains("Stopping"), "{ran:?}");
+    assert_eq!(machine.run(&words("deployments")).await.exits(0).stderr, "", "it is what the tick has left");
+    assert_eq!(sim.scales().len(), 0, "something was sent");
 }
 
 #[tokio::test]
@@ -162,6 +174,8 @@ async fn a_single_tick_scales_once_and_what_it_decided_is_kept() {
     assert!(table.stdout.contains("adds 1 host: 90 of 100 servers busy; 15 % free needs 106 servers"), "{table:?}");
     let none = machine.run(&words("deployments decisions eu-1 --until 1h")).await.exits(0);
     assert_eq!((none.stdout.as_str(), none.stderr.as_str()), ("", "No such decisions.\n"));
+    let future = "deployments decisions eu-1 --since 2099-01-01T00:00:00Z";
+    machine.run(&words(future)).await.refuses(2, &["since", "2099-01-01T00:00:00Z is after the end"]);
     machine.run(&words("deployments decisions nobody")).await.refuses(3, &["nobody", "muster deployments"]);
     let list = machine.run(&words("deployments")).await.exits(0);
     assert_eq!(list.stderr, "", "it is what the tick has left");
@@ -348,6 +362,7 @@ async fn told_to_stop_in_the_middle_of_a_tick_it_ends_after_it() {
     assert!(ran.stdout.ends_with(summary), "{ran:?}");
     assert!(ran.stdout.contains("eu-1 ScaledUp +1 → 11 hosts (free 10.0 % of 15 %), no answer\n"), "{ran:?}");
     assert!(ran.stderr.starts_with(&format!("Scaling what {} lists", sim.url())), "{ran:?}");
+    assert!(ran.stderr.contains("Stopping after the tick in hand."), "{ran:?}");
     let rows = csv(&machine.run(&words("deployments decisions eu-1 -o csv")).await.exits(0));
     assert_eq!((&rows[0]["reason"], &rows[0]["outcome"]), (&"ScaledUp".into(), &"no_answer".into()));
     assert_eq!(sim.scales().len(), 1);
@@ -422,6 +437,9 @@ async fn what_cannot_be_is_refused_with_what_would_be_right() {
     let machine = machine.with(autoscaler::config::CONCURRENCY, "");
     let once = machine.run(&["autoscaler", "run", "--once", "--api-url", &nobody]).await.exits(1);
     assert!(once.stdout.contains("0 deployments") && once.stdout.contains("did not list"), "{once:?}");
+    let _server = machine.serve().await;
+    let unset = format!("no deployments API is set where the server runs: {URL}");
+    machine.run(&words("deployments")).await.refuses(5, &[&unset, "--api-url URL works from here"]);
 }
 
 async fn lines_of(watch: &Running, number: usize) -> Vec<String> {

@@ -246,6 +246,12 @@ fn note(output: &Output, text: &str) {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    };
+
+    use ::autoscaler::policy::Policy;
     use clap::Parser as _;
 
     use super::*;
@@ -253,6 +259,56 @@ mod tests {
         cli::{Cli, Command},
         deployments::args::{Deployments, DeploymentsCommand, PolicyCommand},
     };
+
+    /// A policy whose first reader is too late: somebody sets `then` before he writes.
+    fn raced(then: Given) -> (Source, Arc<Mutex<Vec<(String, Given)>>>) {
+        use axum::{Json, Router, routing::get};
+        use http::{HeaderMap, StatusCode};
+        let reads = Arc::new(AtomicU64::new(0));
+        let read = async move || {
+            let version = reads.fetch_add(1, Ordering::SeqCst) + 1;
+            let set = if version == 1 { Given { min_hosts: Some(1), ..Given::default() } } else { then };
+            Json(view(version, set))
+        };
+        let written = Arc::<Mutex<Vec<(String, Given)>>>::default();
+        let writes = Arc::clone(&written);
+        let write = async move |headers: HeaderMap, Json(given): Json<Given>| {
+            let tag = headers["if-match"].to_str().unwrap().to_owned();
+            writes.lock().unwrap().push((tag.clone(), given.clone()));
+            if tag == "\"1\"" {
+                let slug = "precondition-failed";
+                return Err(kit::problem::Problem::new(StatusCode::PRECONDITION_FAILED, slug, "Another version"));
+            }
+            Ok(Json(view(3, given)))
+        };
+        let router = Router::new().route("/api/v1/deployments-policy", get(read).put(write));
+        (Source::of(crate::client::Client::in_process(router, None).unwrap()), written)
+    }
+
+    fn view(version: u64, set: Given) -> PolicyView {
+        PolicyView { version, set, effective: Policy::default(), set_by: None, set_at: None }
+    }
+
+    #[tokio::test]
+    async fn what_somebody_else_has_set_meanwhile_is_kept_and_never_overwritten() {
+        let all = Which { id: None, all: true };
+        let change = |given: Given| Given { max_hosts: Some(9), ..given };
+        // Another field: both have their way.
+        let (source, written) = raced(Given { min_hosts: Some(2), ..Given::default() });
+        let set = change_policy(&source, &all, &["max_hosts"], None, change).await.unwrap().set;
+        assert_eq!(set, Given { min_hosts: Some(2), max_hosts: Some(9), ..Given::default() });
+        assert_eq!(written.lock().unwrap().iter().map(|(tag, _)| tag.as_str()).collect::<Vec<_>>(), ["\"1\"", "\"2\""]);
+        // The same field: somebody has to decide.
+        let (source, written) = raced(Given { max_hosts: Some(5), ..Given::default() });
+        let failure = change_policy(&source, &all, &["max_hosts"], None, change).await.unwrap_err();
+        assert!(failure.message.contains("nothing was changed"), "{failure}");
+        assert_eq!(written.lock().unwrap().len(), 1);
+        // One version and no other.
+        let (source, written) = raced(Given::default());
+        let failure = change_policy(&source, &all, &["max_hosts"], Some(1), change).await.unwrap_err();
+        assert!(failure.message.contains("nothing was changed"), "{failure}");
+        assert_eq!(written.lock().unwrap().len(), 1);
+    }
 
     fn parsed(line: &str) -> PolicySet {
         let cli = Cli::try_parse_from(line.split(' ')).unwrap();

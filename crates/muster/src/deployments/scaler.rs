@@ -78,9 +78,17 @@ pub async fn run(options: &Run, settings: &Settings, output: &Output) -> Result<
             stop.cancel();
         }
     };
+    let stopping = async {
+        stop.cancelled().await;
+        output.note("Stopping after the tick in hand. Ctrl-C again ends at once.");
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
+        // First: between two ticks there is nothing to wait for.
+        biased;
         () = scaler.work_forever(&stop, told) => {}
         () = backend.keep_house() => {}
+        () = stopping => {}
     }
     written?;
     Ok(Exit::Fine)

@@ -64,6 +64,12 @@ impl Source {
         Ok(source)
     }
 
+    /// Of a client that a test has made.
+    #[cfg(test)]
+    pub fn of(client: Client) -> Self {
+        Self { client, live: None, quiet: true }
+    }
+
     /// For what reads the deployments itself.
     pub async fn unticked(settings: &Settings) -> Result<Self, Failure> {
         if let Some(source) = Self::of_kept(settings).await? {
