@@ -1,5 +1,5 @@
 //! Real processes, killed and interrupted in the middle of their work: nothing that the provider
-//! registered is ever lost, wasted or hidden.
+//! registered is ever lost, wasted or hidden, and nothing is scaled twice.
 //!
 //! The moments are random. Their seed is printed, and `MUSTER_SEED` repeats it as far as a machine's
 //! timing can be repeated; `MUSTER_KILLS` says how often the server is killed (50 unless set).
@@ -15,7 +15,10 @@ use batches::store::BatchStore;
 use kit::dynamo::{DEFAULT_PREFIX, embedded::Embedded};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use serde_json::Value;
-use simulators::lorawan::{self, Config, Simulator};
+use simulators::{
+    deployments::{self, Load, Spec},
+    lorawan::{self, Config, Simulator},
+};
 use system_tests::processes::{Machine, Running, SERVE, assert_nothing_wasted, texts, until};
 
 /// What one request takes at the provider.
@@ -232,4 +235,60 @@ async fn the_equation_notices_a_device_that_no_batch_answers_for() {
     let other = Machine::with_provider(&sim, Duration::from_secs(2));
     let _unknown = other.run(&["batch", "create", "--size", "1"]).await.exits(0);
     assert_nothing_wasted(&[batch], &sim);
+}
+
+/// Half a minute, as the autoscaler counts them.
+const SLOT: Duration = Duration::from_secs(30);
+
+/// Waits until the next slot begins.
+async fn next_slot() {
+    let passed = u128::try_from(jiff::Timestamp::now().as_millisecond()).unwrap() % SLOT.as_millis();
+    tokio::time::sleep(SLOT - Duration::from_millis(passed.try_into().unwrap()) + Duration::from_millis(50)).await;
+}
+
+#[tokio::test]
+async fn a_killed_autoscaler_is_followed_by_one_that_sends_nothing_again() {
+    // Ten hosts where eleven are needed, and an API slow enough to be killed in between.
+    let fleet = vec![Spec {
+        id: "eu-1".to_owned(),
+        servers_per_host: 10,
+        target_free_pct: "15".parse().unwrap(),
+        hosts: 10,
+        load: Load::Steady { busy: 90 },
+    }];
+    let latency = Duration::from_millis(400);
+    let api = deployments::Config { fleet: Some(fleet), latency, ..deployments::Config::default() };
+    let sim = deployments::start(api).await.unwrap();
+    let machine = Machine::new().with("MUSTER_DEPLOYMENTS_URL", sim.url());
+    let patience = Duration::from_secs(20);
+    let once = ["autoscaler", "run", "--once"];
+
+    // Killed while the deployment is being read: nothing has been decided.
+    next_slot().await;
+    let mut running = machine.start(&once);
+    until("a reading", patience, || (sim.stats().statuses > 0).then_some(())).await;
+    running.kill().await;
+    assert!(sim.scales().is_empty());
+
+    // Killed when the request is there and its answer is not.
+    next_slot().await;
+    let mut running = machine.start(&once);
+    until("a request to scale", patience, || (!sim.scales().is_empty()).then_some(())).await;
+    running.kill().await;
+
+    // The next one finds what was intended, and that it was done.
+    next_slot().await;
+    assert!(machine.run(&once).await.exits(0).stdout.contains("eu-1"));
+    let scales = sim.scales();
+    assert_eq!(scales.iter().map(|it| it.delta).collect::<Vec<_>>(), [1], "{scales:?}");
+    assert_eq!(sim.deployment("eu-1").unwrap().status.current_hosts, 11);
+    let decisions = machine.run(&["deployments", "decisions", "eu-1", "-o", "json"]).await.exits(0).json();
+    let sent: Vec<_> = texts_of(&decisions, "outcome");
+    assert_eq!(sent, ["applied"], "{decisions}");
+}
+
+/// What the items of a list say under a name, where they say anything.
+fn texts_of(list: &Value, name: &str) -> Vec<String> {
+    let items = list.get("items").unwrap_or(list).as_array().unwrap();
+    items.iter().filter_map(|item| item[name].as_str()).map(str::to_owned).collect()
 }

@@ -14,10 +14,9 @@ use crate::cli::{StoreKind, parse_interval, parse_reason, parse_seconds};
 
 /// Where the numbers come from.
 pub const WHERE: &str = "\
-Without a subcommand the deployments are listed as the last tick has left them. That tick is the
-server's, or that of `muster autoscaler run` on the state folder. With --api-url (or
-MUSTER_DEPLOYMENTS_URL and no server), and where no tick was kept, they are read from here as a dry
-run, and nothing is kept or sent.";
+Without a subcommand the deployments are listed as the last tick has left them: the server's, or with
+--api-url (or MUSTER_DEPLOYMENTS_URL and no server) that of `muster autoscaler run` on the state
+folder. Where none was kept there, they are read from here as a dry run: nothing is kept or sent.";
 
 /// The deployments.
 #[derive(Debug, Args)]
@@ -253,7 +252,7 @@ pub struct Numbers {
     /// No host is taken away for so long after a scaling has failed
     #[arg(long, help_heading = POLICY, value_name = "SECONDS", allow_negative_numbers = true, value_parser = parse_in_day)]
     pub cooldown_after_failure_seconds: Option<u32>,
-    /// After so long, hosts without any server are a broken report
+    /// Hosts that were asked for and have no servers after so long are reported
     #[arg(long, help_heading = POLICY, value_name = "SECONDS", allow_negative_numbers = true, value_parser = parse_in_day)]
     pub boot_grace_seconds: Option<u32>,
 }

@@ -444,6 +444,8 @@ pub fn policy(view: &PolicyView, format: Format) -> Listing {
         other => other.to_string(),
     };
     let row = |(name, holds): (&'static str, String)| {
+        // For programs nothing is nothing.
+        let holds = if holds == "none" && !is_for_people(format) { String::new() } else { holds };
         bare(vec![Cell::plain(name), Cell::plain(set(name)), Cell::plain(holds)], format)
     };
     Listing::new(&["Field", "Set", "Holds"], fields(&view.effective).into_iter().map(row))
@@ -708,7 +710,7 @@ pub(super) mod tests {
         ");
         insta::assert_snapshot!(bare_text(&policy(&view, Format::Plain)), @r"
         min_hosts|2|2
-        max_hosts|-|none
+        max_hosts|-|-
         min_free_servers|-|0
         up_step_hosts|-|4
         up_step_pct|-|100
@@ -719,7 +721,7 @@ pub(super) mod tests {
         cooldown_after_failure_seconds|-|180
         boot_grace_seconds|-|600
         mode|paused|paused
-        until|-|none
+        until|-|-
         reason|moving|moving
         ");
     }
