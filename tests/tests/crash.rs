@@ -242,8 +242,9 @@ const SLOT: Duration = Duration::from_secs(30);
 
 /// Waits until the next slot begins.
 async fn next_slot() {
-    let passed = u128::try_from(jiff::Timestamp::now().as_millisecond()).unwrap() % SLOT.as_millis();
-    tokio::time::sleep(SLOT - Duration::from_millis(passed.try_into().unwrap()) + Duration::from_millis(50)).await;
+    let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap();
+    let slot = u64::try_from(SLOT.as_millis()).unwrap();
+    tokio::time::sleep(Duration::from_millis(slot - now % slot + 50)).await;
 }
 
 #[tokio::test]

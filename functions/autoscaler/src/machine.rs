@@ -329,10 +329,12 @@ impl State {
         }
         let passed = tick.slot - *self.missing_since.get_or_insert(tick.slot);
         if passed < slots(tick.policy.boot_grace_seconds) {
-            return Some((false, format!("{hosts} hosts have no servers yet")));
+            let words = if hosts == 1 { "1 host has".to_owned() } else { format!("{hosts} hosts have") };
+            return Some((false, format!("{words} no servers yet")));
         }
+        let words = if hosts == 1 { "1 host has had".to_owned() } else { format!("{hosts} hosts have had") };
         let minutes = passed * SLOT_SECONDS / 60;
-        Some((true, format!("{hosts} hosts have had no servers for {minutes} minutes")))
+        Some((true, format!("{words} no servers for {minutes} minutes")))
     }
 
     /// Looks whether the pending request has been carried out. Answers its decision when it is

@@ -7,11 +7,13 @@
 //!
 //! - [`args`]: what can be typed;
 //! - [`source`]: whoever knows the deployments;
-//! - [`table`]: rows for people and for programs; [`watch`]: the list again and again;
+//! - [`table`]: rows for people and for programs; [`detail`]: lines about one; [`watch`]: the list again
+//!   and again;
 //! - [`policy`]: pausing, resuming, setting; [`simulate`]: two policies side by side;
 //! - [`scaler`]: the loop itself.
 
 pub mod args;
+pub mod detail;
 pub mod policy;
 pub mod scaler;
 pub mod simulate;
@@ -133,7 +135,7 @@ async fn show(id: &str, settings: &Settings, output: &Output) -> Result<Exit, Fa
     let shown: DeploymentDetail = source.get(&path(id), &[]).await.map_err(of_deployment)?;
     match output.format {
         Format::Json => output.json(&shown)?,
-        Format::Table => output.lines(table::detail(&shown, Timestamp::now()))?,
+        Format::Table => output.lines(detail::detail(&shown, Timestamp::now()))?,
         format @ (Format::Csv | Format::Plain) => {
             table::deployments(std::slice::from_ref(&shown.deployment), Timestamp::now(), format).print(output)?;
         }
@@ -188,7 +190,7 @@ async fn explain(args: &args::Explain, settings: &Settings, output: &Output) -> 
     let told: Explanation = source.get(&format!("{}/explain", path(&args.id)), &query).await.map_err(of_deployment)?;
     match output.format {
         Format::Json => output.json(&told)?,
-        Format::Table => output.lines(table::explanation(&told))?,
+        Format::Table => output.lines(detail::explanation(&told))?,
         format @ (Format::Csv | Format::Plain) => {
             table::decisions(std::slice::from_ref(&told.decision), format).print(output)?;
         }

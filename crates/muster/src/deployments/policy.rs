@@ -9,9 +9,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     args::{FIELDS, Pause, PolicySet, Which},
-    print,
+    detail, print,
     source::{Source, kept, of_deployment, path},
-    table,
 };
 use crate::{
     cli::Format,
@@ -50,7 +49,7 @@ pub async fn pause(args: &Pause, settings: &Settings, output: &Output) -> Result
     let until = end(args.until, args.seconds)?;
     let change = |given: Given| Given { mode: Some(mode), until, reason: Some(args.reason.clone()), ..given };
     let view = change_policy(&source, &args.which, &["mode", "until", "reason"], None, change).await?;
-    print(&view, || table::policy(&view, output.format), output)?;
+    print(&view, || detail::policy(&view, output.format), output)?;
     let scaled = match mode {
         Mode::PausedIn => "lose no host",
         Mode::PausedOut => "get no host",
@@ -81,7 +80,7 @@ pub async fn resume(which: &Which, settings: &Settings, output: &Output) -> Resu
     } else {
         before
     };
-    print(&view, || table::policy(&view, output.format), output)?;
+    print(&view, || detail::policy(&view, output.format), output)?;
     let mode = view.effective.mode;
     if mode == Mode::On {
         note(output, &format!("{}: scaled again, from the next tick on.", which.name()));
@@ -103,7 +102,7 @@ pub async fn resume(which: &Which, settings: &Settings, output: &Output) -> Resu
 pub async fn show(which: &Which, settings: &Settings, output: &Output) -> Result<Exit, Failure> {
     let source = kept(settings, output).await?;
     let view: PolicyView = source.get(&which.path(), &[]).await.map_err(of_deployment)?;
-    print(&view, || table::policy(&view, output.format), output)?;
+    print(&view, || detail::policy(&view, output.format), output)?;
     note(output, &version(&view));
     Ok(Exit::Fine)
 }
@@ -134,7 +133,7 @@ pub async fn set(args: &PolicySet, settings: &Settings, output: &Output) -> Resu
     let source = kept(settings, output).await?;
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     let view = change_policy(&source, &args.which, &names, args.if_version, change).await?;
-    print(&view, || table::policy(&view, output.format), output)?;
+    print(&view, || detail::policy(&view, output.format), output)?;
     note(output, &version(&view));
     Ok(Exit::Fine)
 }
@@ -260,8 +259,11 @@ mod tests {
         deployments::args::{Deployments, DeploymentsCommand, PolicyCommand},
     };
 
+    /// What was written: in the place of which version, and what.
+    type Written = Arc<Mutex<Vec<(String, Given)>>>;
+
     /// A policy whose first reader is too late: somebody sets `then` before he writes.
-    fn raced(then: Given) -> (Source, Arc<Mutex<Vec<(String, Given)>>>) {
+    fn raced(then: Given) -> (Source, Written) {
         use axum::{Json, Router, routing::get};
         use http::{HeaderMap, StatusCode};
         let reads = Arc::new(AtomicU64::new(0));
@@ -270,7 +272,7 @@ mod tests {
             let set = if version == 1 { Given { min_hosts: Some(1), ..Given::default() } } else { then };
             Json(view(version, set))
         };
-        let written = Arc::<Mutex<Vec<(String, Given)>>>::default();
+        let written = Written::default();
         let writes = Arc::clone(&written);
         let write = async move |headers: HeaderMap, Json(given): Json<Given>| {
             let tag = headers["if-match"].to_str().unwrap().to_owned();

@@ -18,8 +18,8 @@ use serde::Deserialize;
 
 use super::{
     args::Simulate,
+    detail::sparkline,
     source::{Source, kept, of_deployment, path},
-    table::sparkline,
 };
 use crate::{
     cli::Format,

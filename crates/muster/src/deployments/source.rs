@@ -49,8 +49,11 @@ impl Source {
     /// For what ticks have left; where there were none, of ones of our own.
     pub async fn open(settings: &Settings) -> Result<Self, Failure> {
         if let Some(source) = Self::of_kept(settings).await? {
+            if source.client.server().is_some() {
+                return Ok(source);
+            }
             let known: DeploymentList = source.get(LIST, &[("limit", "1".to_owned())]).await?;
-            if source.client.server().is_some() || known.fleet.ticked_at.is_some() {
+            if known.fleet.ticked_at.is_some() {
                 return Ok(source);
             }
         }
@@ -241,7 +244,7 @@ mod tests {
     fn who_is_short_of_most_comes_first_and_who_is_not_known_last() {
         let it = |id, free, target| table::tests::deployment(id, (100, free), target);
         let unknown = DeploymentView { free_pct: None, ..it("a", 0, 15.0) };
-        let mut all = vec![unknown, it("b", 20, 15.0), it("c", 10, 15.0), it("d", 5, 30.0), it("e", 20, 15.0)];
+        let mut all = [unknown, it("b", 20, 15.0), it("c", 10, 15.0), it("d", 5, 30.0), it("e", 20, 15.0)];
         all.sort_by(by_shortage);
         assert_eq!(all.iter().map(|it| it.id.as_str()).collect::<String>(), "dcbea");
     }

@@ -93,10 +93,10 @@ fn hosts_that_never_come_are_reported_while_they_are_needed() {
     case.sent(Outcome::Accepted);
     for _ in 0..20 {
         assert_eq!(case.read(11, 100, 90), None);
-        assert_eq!((case.reason(), case.note()), (Reason::InFlight, "1 hosts have no servers yet"));
+        assert_eq!((case.reason(), case.note()), (Reason::InFlight, "1 host has no servers yet"));
     }
     case.read(11, 100, 90);
-    assert_eq!((case.reason(), case.note()), (Reason::BadMetrics, "1 hosts have had no servers for 10 minutes"));
+    assert_eq!((case.reason(), case.note()), (Reason::BadMetrics, "1 host has had no servers for 10 minutes"));
     // Nobody waits for it.
     case.read(11, 100, 80);
     assert_eq!(case.reason(), Reason::WithinTarget, "{}", case.words());

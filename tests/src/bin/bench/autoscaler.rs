@@ -122,7 +122,8 @@ async fn of(bench: &Bench, deployments: u32, report: &mut Report) -> anyhow::Res
 
 /// The deployments API, at the beginning of the plan.
 async fn upstream(bench: &Bench, deployments: u32) -> anyhow::Result<Simulator> {
-    let simulator = bench.simulator("deployments", LATENCY, &["--manual"]).await?;
+    // None before: deployments that are known already would keep their hosts.
+    let simulator = bench.simulator("deployments", LATENCY, &["--manual", "--count", "0"]).await?;
     let fleet = fleet::of(deployments, &SCALED);
     simulator.control("faults", &serde_json::json!({ "fleet": fleet })).await?;
     let asked = Asked::of(&simulator).await?;

@@ -123,7 +123,6 @@ impl Process {
         let url = url.with_context(|| format!("{program} says {line:?} and no address"))?.to_owned();
         Ok(Self { child, url })
     }
-
 }
 
 /// A file about a process in `/proc`, where the system has that.
@@ -183,7 +182,8 @@ impl Part {
     pub async fn end(self) -> anyhow::Result<()> {
         let Self { mut child, questions, .. } = self;
         drop(questions);
-        let status = tokio::time::timeout(ANSWERS_WITHIN, child.wait()).await.context("a part of the bench stays")??;
+        let status =
+            tokio::time::timeout(ANSWERS_WITHIN, child.wait()).await.context("a part of the bench stays")??;
         if !status.success() {
             bail!("a part of the bench has failed ({status}); see above");
         }

@@ -217,6 +217,7 @@ impl fmt::Display for Report {
             "to bare",
             "processor",
             "bare client's",
+            "amiss",
         ]);
         for row in &self.ticks {
             ticks.add_row([
@@ -234,6 +235,7 @@ impl fmt::Display for Report {
                 format!("{:.3}", row.ratio_to_bare),
                 format!("{} µs each", maybe(row.processor_us, 0)),
                 format!("{} µs each", maybe(row.bare_processor_us, 0)),
+                row.amiss.iter().sum::<u64>().to_string(),
             ]);
         }
         section(out, "A tick", &ticks)?;
