@@ -31,7 +31,7 @@ use crate::{
     machine::State as Machine,
     policy::{Given, Mode, Policy},
     samples::{Slot, slot},
-    store::{KEPT, Policies, ScalerStore, ShardId, is_slot_sk, slot_sk},
+    store::{KEPT, Policies, Record, ScalerStore, ShardId, is_slot_sk, slot_sk},
     views,
 };
 pub use crate::{
@@ -302,7 +302,8 @@ async fn decisions(
     let range = (slot(from).min(after.unwrap_or(Slot::MAX)), slot(to).max(after.unwrap_or(0)));
 
     // First the state: what is over meanwhile is in the history then.
-    let state = scaling.state(&id).await?;
+    let mut shard = store.shard(ShardId::of(&id)).await?;
+    let state = shard.states.remove(&id);
     let known = state.is_some();
     let (stored, more) = store.decisions(&id, range, reason, size + 1, after.map(slot_sk).as_deref()).await?;
     if !known && stored.is_empty() && after.is_none() {
@@ -314,7 +315,11 @@ async fn decisions(
             && after.is_none_or(|after| it.slot < after)
             && reason.is_none_or(|reason| it.reason == reason)
     };
-    let found = merged(live(state).into_iter().filter(fits), stored);
+    let unkept = shard.unkept.into_iter().filter_map(|record| match record {
+        Record::Decision(of, decision) if of == id => Some(decision),
+        _ => None,
+    });
+    let found = merged(live(state).into_iter().chain(unkept).filter(fits), stored);
     let items = fitting(found.iter().take(size).map(views::decision));
     let next = match found.get(items.len().wrapping_sub(1)) {
         Some(last) if items.len() < found.len() => Some(slot_sk(last.slot)),
@@ -328,8 +333,8 @@ async fn decisions(
     Ok(Page { items, next_cursor }.answer(&here.0))
 }
 
-/// The decisions that are not in the history yet: the one that holds, and the one whose request has
-/// not been settled.
+/// The decisions that are not over yet: the one that holds, and the one whose request has not been
+/// settled.
 fn live(state: Option<Machine>) -> Vec<Decision> {
     let Some(state) = state else { return Vec::new() };
     let waiting = state.pending.and_then(|pending| pending.decision).map(|waiting| *waiting);

@@ -93,7 +93,7 @@ impl Recorded {
 }
 
 /// The samples of some slots in a row, as they are kept in the history.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chunk {
     /// The slot of the first.
     pub slot: Slot,
@@ -116,10 +116,11 @@ pub struct Samples {
 
 impl Samples {
     /// None yet; the first one will be of `slot`. The number `stagger`, such as a hash of the
-    /// deployment's name, spreads the slots in which histories are written.
+    /// deployment's name, spreads the slots in which histories are written: with the same number they
+    /// are the same slots, whenever the first one is.
     pub fn new(slot: Slot, stagger: u64) -> Self {
         let last = slot.saturating_sub(1);
-        let flushed = last.saturating_sub(stagger % KEPT as u64);
+        let flushed = last.saturating_sub((slot + stagger) % KEPT as u64);
         Self { first: slot, last, flushed, ring: VecDeque::with_capacity(KEPT) }
     }
 

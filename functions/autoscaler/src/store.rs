@@ -67,10 +67,10 @@ impl ShardId {
     }
 }
 
-/// A number that spreads what is done for deployments over time.
+/// A number that spreads what is done for deployments over time; the same for all of a shard, whose
+/// history is then written at once.
 pub fn stagger(id: &DeploymentId) -> u64 {
-    let hash = hash(id);
-    u64::from(u16::from_be_bytes([hash[1], hash[2]]))
+    hash(id)[0].into()
 }
 
 fn hash(id: &DeploymentId) -> [u8; 32] {
@@ -84,6 +84,9 @@ pub struct Shard {
     pub version: u64,
     /// By deployment.
     pub states: BTreeMap<DeploymentId, State>,
+    /// What is not in the history yet. It is written after requests have been sent, and must not be
+    /// lost meanwhile; what is here may be there already.
+    pub unkept: Vec<Record>,
 }
 
 /// All shards that there are.
@@ -150,7 +153,7 @@ pub enum Written {
 }
 
 /// A piece of history.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Record {
     /// A decision that is over.
     Decision(DeploymentId, Decision),
@@ -330,6 +333,10 @@ impl ScalerStore {
         let mut item = id.key(&self.api);
         item.insert("version".to_owned(), n(next));
         item.insert("states".to_owned(), s(states));
+        if !shard.unkept.is_empty() {
+            let unkept = serde_json::to_string(&shard.unkept).map_err(|error| malformed(&error.to_string()))?;
+            item.insert("unkept".to_owned(), s(unkept));
+        }
         item.insert("by".to_owned(), s(by));
         let put = self.store.client().put_item().table_name(self.table()).set_item(Some(item));
         let put = if shard.version == 0 {
@@ -558,5 +565,6 @@ impl ScalerStore {
 }
 
 fn shard_of(item: &Item) -> Result<Shard, StoreError> {
-    Ok(Shard { version: number(item, "version")?, states: json(text(item, "states")?)? })
+    let unkept = if item.contains_key("unkept") { json(text(item, "unkept")?)? } else { Vec::new() };
+    Ok(Shard { version: number(item, "version")?, states: json(text(item, "states")?)?, unkept })
 }

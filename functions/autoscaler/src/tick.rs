@@ -51,6 +51,8 @@ const WAVE_PCT: usize = 45;
 const WAVE: usize = 3;
 /// A wave freezes its own slot and so many after it.
 const FROZEN_FOR: Slot = 2;
+/// Records that wait in a shard for their place in the history; beyond that the oldest are given up.
+const MOST_UNKEPT: usize = 400;
 /// Times that a claim is tried while a policy is being written.
 const CLAIM_ATTEMPTS: u32 = 3;
 
@@ -348,32 +350,43 @@ impl Shared {
             return (id, Some(shard), report, None);
         }
         let (sending, records) = self.decide(&mut shard, readings, &mut report).await;
+        shard.unkept.extend(records);
+        let surplus = shard.unkept.len().saturating_sub(MOST_UNKEPT);
+        shard.unkept.drain(..surplus);
         let count = shard.states.len();
         let lost = |mut report: Report, error| {
             report.not_kept = count;
             report.changed.clear();
             (id, None, report, error)
         };
-        if let Err(error) = self.store.put_history(&records).await {
-            return lost(report, Some(error));
-        }
         match self.store.put_shard(id, &mut shard, &self.by).await {
             Ok(Written::Ours) => {}
             Ok(Written::Lost) => return lost(report, None),
             Err(error) => return lost(report, Some(error)),
         }
-        if sending.is_empty() {
-            return (id, Some(shard), report, None);
+        let mut kept = true;
+        if !sending.is_empty() {
+            self.send(&mut shard, sending, &mut report).await;
+            // Should this fail, readings will tell what is not written.
+            kept = match self.store.put_shard(id, &mut shard, &self.by).await {
+                Ok(written) => written == Written::Ours,
+                Err(error) => {
+                    tracing::warn!(%error, "what came of requests to scale is not kept; readings will tell");
+                    false
+                }
+            };
         }
-        self.send(&mut shard, sending, &mut report).await;
-        // Should this fail, readings will tell what is not written.
-        match self.store.put_shard(id, &mut shard, &self.by).await {
-            Ok(Written::Ours) => (id, Some(shard), report, None),
-            Ok(Written::Lost) => (id, None, report, None),
-            Err(error) => {
-                tracing::warn!(%error, "what came of requests to scale is not kept; readings will tell");
-                (id, None, report, None)
-            }
+        self.keep_history(&mut shard).await;
+        (id, kept.then_some(shard), report, None)
+    }
+
+    /// Moves into the history what is not there yet. Nobody waits for it: what does not get there is
+    /// in the shard, and tried again with the next tick.
+    async fn keep_history(&self, shard: &mut Shard) {
+        match timeout_at(self.send_until, self.store.put_history(&shard.unkept)).await {
+            Ok(Ok(())) => shard.unkept.clear(),
+            Ok(Err(error)) => tracing::warn!(%error, "the history is written with the next tick"),
+            Err(_) => tracing::warn!("there was no time for the history; it is written with the next tick"),
         }
     }
 
@@ -420,7 +433,8 @@ impl Shared {
         if left.is_zero() {
             return None;
         }
-        let reading = self.api.status(id, left).await;
+        // Thousands wait for a permit: what the request needs is only made when it has one.
+        let reading = Box::pin(self.api.status(id, left)).await;
         drop(permit);
         Some(reading)
     }
@@ -518,7 +532,7 @@ impl Shared {
             tracing::warn!(deployment = %id, delta, "there was no time to ask for hosts");
             return Outcome::NotSent;
         }
-        let (outcome, words) = self.api.scale(id, delta).await;
+        let (outcome, words) = Box::pin(self.api.scale(id, delta)).await;
         if outcome == Outcome::Accepted {
             tracing::info!(deployment = %id, delta, "hosts asked for");
         } else {
@@ -561,7 +575,8 @@ mod tests {
             let id: DeploymentId = name.to_owned().try_into().unwrap();
             let mut state = State::new(None, last + 1, 0);
             state.gone = (name == "gone").then_some(4);
-            let shard = Shard { version: 1, states: BTreeMap::from([(id.clone(), state)]) };
+            let states = BTreeMap::from([(id.clone(), state)]);
+            let shard = Shard { version: 1, states, unkept: Vec::new() };
             assert!(shards.insert(ShardId::of(&id), shard).is_none(), "names in shards of their own");
         }
         let order = in_turn(shards);

@@ -6,13 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use autoscaler::{decision::Outcome, need::desired, policy::Policy};
+use autoscaler::{decision::Outcome, need::desired, policy::Policy, samples::slot};
 use kit::dynamo::embedded::Faults;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use simulators::deployments::Config;
 use tokio_util::sync::CancellationToken;
 
-use crate::common::{World, few_shards, id};
+use crate::common::{NOON, World, few_shards, id};
 
 /// A store that takes a while for everything, so that there is a moment between any two steps.
 fn slow(milliseconds: u64) -> Faults {
@@ -105,6 +105,17 @@ async fn a_store_that_fails_now_and_then_never_makes_it_send_twice() {
             world.pass();
         }
         assert!(failed > 5, "{failed}");
+        // What could not be written into the history then gets there later.
+        world.slots(&world.scaler(), 2).await;
+        let records = world.records();
+        for scale in world.scales().into_iter().filter(|scale| scale.at.as_secs() < 60 * 30) {
+            let slot = slot(NOON) + scale.at.as_secs() / 30;
+            let kept = records.decisions(&id(&scale.id), (slot, slot), None, 1, None).await.unwrap().0;
+            let holds = world.state(&scale.id).await;
+            let waits =
+                holds.decision.is_some_and(|it| it.slot == slot) || holds.pending.is_some_and(|it| it.slot == slot);
+            assert!(waits || kept.iter().any(|it| it.delta == scale.delta), "not in the history: {scale:?}");
+        }
         let mut sent = BTreeMap::new();
         for scale in world.scales() {
             assert_eq!(sent.insert((scale.id.clone(), scale.at), scale.delta), None, "sent twice: {scale:?}");
