@@ -13,6 +13,9 @@ use crate::{
 /// How long giving the terminal back may take where the process has to end at once.
 const LEAVE: Duration = Duration::from_millis(300);
 
+/// How long a command may take to end when its terminal is gone.
+const GONE: Duration = Duration::from_secs(2);
+
 /// Listens from now on. The token is cancelled by the first signal.
 pub fn listen() -> Result<CancellationToken, Failure> {
     Ok(listen_to(Signals::new()?))
@@ -27,9 +30,14 @@ fn listen_to(mut signals: Signals) -> CancellationToken {
     let stop = CancellationToken::new();
     let first = stop.clone();
     tokio::spawn(async move {
-        signals.next().await;
+        let terminal_is_gone = signals.next().await;
         first.cancel();
-        signals.next().await;
+        if terminal_is_gone {
+            // Reading keys from it may never come back: the library reads its end again and again.
+            _ = tokio::time::timeout(GONE, signals.next()).await;
+        } else {
+            signals.next().await;
+        }
         // Whoever reads the terminal may have stopped reading.
         let left = tokio::task::spawn_blocking(terminal::leave);
         _ = tokio::time::timeout(LEAVE, left).await;
@@ -63,7 +71,8 @@ impl Signals {
         tokio::signal::unix::signal(kind).map_err(|error| Failure::new(format!("cannot listen for signals: {error}")))
     }
 
-    async fn next(&mut self) {
+    /// The next one; whether it says that the terminal is gone.
+    async fn next(&mut self) -> bool {
         let hangup = async {
             match &mut self.hangup {
                 Some(hangup) => hangup.recv().await,
@@ -71,9 +80,9 @@ impl Signals {
             }
         };
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = hangup => {}
+            _ = self.interrupt.recv() => false,
+            _ = self.terminate.recv() => false,
+            _ = hangup => true,
         }
     }
 }
@@ -92,9 +101,10 @@ impl Signals {
         Self::new()
     }
 
-    async fn next(&mut self) {
+    async fn next(&mut self) -> bool {
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }
+        false
     }
 }
