@@ -43,6 +43,9 @@ const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// No upstream's wish for silence is honoured for longer.
 const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
 
+/// Where a 429 without `Retry-After` says when the next request is welcome.
+const RATE_LIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+
 const USER_AGENT: &str = concat!("muster/", env!("CARGO_PKG_VERSION"));
 
 /// An upstream service: its base URL and the client for it. Clones share the connections.
@@ -52,8 +55,16 @@ pub struct Upstream {
     /// What its metrics are called by.
     name: Arc<str>,
     base: Arc<BaseUrl>,
-    bearer: Option<Secret>,
+    token: Option<Credential>,
     body_limit: usize,
+}
+
+/// A token, and how the upstream wants to be shown it.
+#[derive(Clone)]
+struct Credential {
+    secret: Secret,
+    header: HeaderName,
+    scheme: &'static str,
 }
 
 /// How an [`Upstream`] is made; see [`Upstream::builder`].
@@ -61,7 +72,7 @@ pub struct UpstreamBuilder<'a> {
     variable: &'a str,
     base: &'a str,
     headers: HeaderMap,
-    bearer: Option<Secret>,
+    token: Option<Credential>,
     connect_timeout: Duration,
     body_limit: usize,
 }
@@ -73,8 +84,8 @@ pub struct Answer {
     pub status: StatusCode,
     /// Which HTTP the upstream speaks.
     pub version: Version,
-    /// How long the upstream wants to be left alone: `Retry-After` in seconds or as a date, at most
-    /// one hour.
+    /// How long the upstream wants to be left alone: `Retry-After` in seconds or as a date, or, of a
+    /// 429 without it, `X-RateLimit-Reset`; at most one hour.
     pub retry_after: Option<Duration>,
     /// `Content-Type` as sent.
     pub content_type: Option<String>,
@@ -95,7 +106,7 @@ impl Upstream {
             variable,
             base,
             headers: HeaderMap::new(),
-            bearer: None,
+            token: None,
             connect_timeout: CONNECT_TIMEOUT,
             body_limit: DEFAULT_BODY_LIMIT,
         }
@@ -168,8 +179,8 @@ impl Upstream {
         // Reading a token counts: the caller relies on its timeout.
         let left = timeout.saturating_sub(began.elapsed());
         let mut request = self.client.request(method, url).headers(headers).timeout(left);
-        if let Some(authorization) = authorization {
-            request = request.header(header::AUTHORIZATION, authorization);
+        if let Some((name, value)) = authorization {
+            request = request.header(name, value);
         }
         if let Some(json) = json {
             request = request.header(header::CONTENT_TYPE, "application/json").body(json);
@@ -177,30 +188,30 @@ impl Upstream {
         let response = request.send().await.map_err(|e| UpstreamError::from_client(&e))?;
         let answer = read(response, self.body_limit).await?;
         call.answered(answer.status);
-        if let Some(secret) = &self.bearer
+        if let Some(token) = &self.token
             && matches!(answer.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
         {
-            secret.doubt();
+            token.secret.doubt();
         }
         Ok(answer)
     }
 
     /// Reads the token where it takes a while to read, so that the first request need not wait.
     pub async fn warm(&self) {
-        if let Some(secret) = &self.bearer {
-            secret.warm().await;
+        if let Some(token) = &self.token {
+            token.secret.warm().await;
         }
     }
 
-    async fn authorization(&self, timeout: Duration) -> Result<Option<HeaderValue>, UpstreamError> {
-        let Some(secret) = &self.bearer else { return Ok(None) };
+    async fn authorization(&self, timeout: Duration) -> Result<Option<(HeaderName, HeaderValue)>, UpstreamError> {
+        let Some(Credential { secret, header, scheme }) = &self.token else { return Ok(None) };
         // Why not is in the log; callers of ours may see this reason.
         let unreadable = |_| UpstreamError::not_sent(format!("{} cannot be read now", secret.name()));
         let Some(token) = secret.token(timeout / 2).await.map_err(unreadable)? else { return Ok(None) };
-        let mut value = HeaderValue::try_from(format!("Bearer {}", token.expose()))
+        let mut value = HeaderValue::try_from(format!("{scheme}{}", token.expose()))
             .map_err(|_| UpstreamError::not_sent(format!("{} cannot be sent", secret.name())))?;
         value.set_sensitive(true);
-        Ok(Some(value))
+        Ok(Some((header.clone(), value)))
     }
 }
 
@@ -216,8 +227,10 @@ async fn read(mut response: reqwest::Response, limit: usize) -> Result<Answer, U
     if response.content_length().is_some_and(|length| length > limit as u64) {
         return Err(too_large);
     }
-    let text = |name| response.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    let retry_after = text(header::RETRY_AFTER).and_then(|value| retry_after(value, Timestamp::now()));
+    let text = |name: HeaderName| response.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let wait = text(header::RETRY_AFTER).and_then(|value| retry_after(value, Timestamp::now()));
+    let reset = || text(RATE_LIMIT_RESET).and_then(|value| until_reset(value, Timestamp::now()));
+    let retry_after = wait.or_else(|| (status == StatusCode::TOO_MANY_REQUESTS).then(reset)?);
     let content_type = text(header::CONTENT_TYPE).map(str::to_owned);
     let mut body = BytesMut::new();
     while let Some(chunk) = response.chunk().await.map_err(|e| UpstreamError::unanswered(&e))? {
@@ -242,6 +255,15 @@ fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
     Some(wait.min(MAX_RETRY_AFTER))
 }
 
+/// `X-RateLimit-Reset`: a Unix time in seconds, or how many seconds are left; both are in use, and no
+/// limit lasts from 1970 until now.
+fn until_reset(value: &str, now: Timestamp) -> Option<Duration> {
+    const OLDEST_TIME: u64 = 1_000_000_000;
+    let seconds: u64 = value.trim().parse().ok()?;
+    let left = if seconds < OLDEST_TIME { seconds } else { seconds.saturating_sub(now.as_second().try_into().ok()?) };
+    Some(Duration::from_secs(left).min(MAX_RETRY_AFTER))
+}
+
 impl UpstreamBuilder<'_> {
     /// A header for every request, for example a token. Its value is kept out of logs.
     #[must_use]
@@ -255,7 +277,15 @@ impl UpstreamBuilder<'_> {
     /// left out; where it cannot be read, nothing is sent.
     #[must_use]
     pub fn bearer(mut self, secret: Secret) -> Self {
-        self.bearer = Some(secret);
+        self.token = Some(Credential { secret, header: header::AUTHORIZATION, scheme: "Bearer " });
+        self
+    }
+
+    /// The token for a header of the upstream's own, such as `X-Auth-Token`; else like
+    /// [`bearer`](Self::bearer).
+    #[must_use]
+    pub fn token_header(mut self, header: HeaderName, secret: Secret) -> Self {
+        self.token = Some(Credential { secret, header, scheme: "" });
         self
     }
 
@@ -299,7 +329,7 @@ impl UpstreamBuilder<'_> {
             client,
             name: name(self.variable).into(),
             base: Arc::new(base),
-            bearer: self.bearer,
+            token: self.token,
             body_limit: self.body_limit,
         })
     }
@@ -370,6 +400,16 @@ mod tests {
         assert_eq!(retry_after("soon", NOW), None);
         assert_eq!(retry_after("", NOW), None);
         assert_eq!(retry_after("-5", NOW), None);
+    }
+
+    #[test]
+    fn a_rate_limit_ends_at_a_time_or_after_a_time_within_an_hour() {
+        assert_eq!(until_reset("30", NOW), Some(Duration::from_secs(30)));
+        let later = Timestamp::constant(1_800_000_000, 0);
+        assert_eq!(until_reset("1800000012", later), Some(Duration::from_secs(12)));
+        assert_eq!(until_reset("1799999999", later), Some(Duration::ZERO));
+        assert_eq!(until_reset("1900000000", later), Some(MAX_RETRY_AFTER));
+        assert_eq!(until_reset("soon", later), None);
     }
 
     #[test]

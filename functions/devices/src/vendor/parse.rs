@@ -1,0 +1,163 @@
+//! What the vendor's answers mean. Fields that are missing or odd are as good as absent.
+
+use http::StatusCode;
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::device::{Address, Event, Machine, Source, cut};
+
+/// The vendor's word for a device's state, where it is one we know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VendorState {
+    /// It waits, or is being installed.
+    Coming,
+    /// It is up.
+    Active,
+    /// Its installation, or its deprovisioning, has failed.
+    Failed,
+    /// It is on its way out.
+    Going,
+    /// It is gone, and costs nothing.
+    Gone,
+    /// Any other: waited out.
+    Other,
+}
+
+/// A device, as the vendor shows it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Seen {
+    /// What is kept and shown of it.
+    pub machine: Machine,
+    /// Its state.
+    pub state: VendorState,
+    /// Its tags.
+    pub tags: Vec<String>,
+    /// Per cent of its installation, if told.
+    pub percent: Option<u8>,
+    /// Steps that have been, if told.
+    pub events: Vec<Event>,
+    /// Whether somebody has locked it against deletion.
+    pub locked: bool,
+}
+
+impl Seen {
+    /// Reads a device; one without an id is none.
+    pub fn parse(value: &Value) -> Option<Self> {
+        let id = value["id"].as_str().filter(|id| !id.is_empty())?.to_owned();
+        let state = value["state"].as_str().unwrap_or("unknown").to_ascii_lowercase();
+        let list = |key: &str| value[key].as_array().map_or(&[][..], Vec::as_slice);
+        Some(Self {
+            state: match state.as_str() {
+                "queued" | "provisioning" => VendorState::Coming,
+                "active" => VendorState::Active,
+                "failed" => VendorState::Failed,
+                "deprovisioning" => VendorState::Going,
+                "deleted" => VendorState::Gone,
+                _ => VendorState::Other,
+            },
+            tags: list("tags").iter().filter_map(|tag| Some(tag.as_str()?.to_owned())).collect(),
+            percent: value["provisioning_percentage"].as_f64().map(percent),
+            events: list("provisioning_events").iter().filter_map(event).collect(),
+            locked: value["locked"].as_bool().unwrap_or(false),
+            machine: Machine {
+                id,
+                state: cut(&state),
+                hostname: value["hostname"].as_str().map(cut),
+                created_at: time(&value["created_at"]),
+                termination_time: time(&value["termination_time"]),
+                addresses: list("ip_addresses").iter().filter_map(address).take(64).collect(),
+            },
+        })
+    }
+
+    /// Whether it still costs money.
+    pub fn is_alive(&self) -> bool {
+        self.state != VendorState::Gone
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // clamped
+fn percent(number: f64) -> u8 {
+    number.clamp(0.0, 100.0) as u8
+}
+
+fn time(value: &Value) -> Option<Timestamp> {
+    value.as_str()?.parse().ok()
+}
+
+fn address(value: &Value) -> Option<Address> {
+    let address: std::net::IpAddr = value["address"].as_str()?.parse().ok()?;
+    Some(Address {
+        address: address.to_string(),
+        family: if address.is_ipv4() { 4 } else { 6 },
+        public: value["public"].as_bool().unwrap_or(false),
+        management: value["management"].as_bool().unwrap_or(false),
+        cidr: value["cidr"].as_u64().and_then(|cidr| u8::try_from(cidr).ok()),
+    })
+}
+
+/// Something that has happened; a step that is still to come, without a time, has not.
+pub(super) fn event(value: &Value) -> Option<Event> {
+    let at = time(&value["created_at"])?;
+    let text = ["body", "interpolated", "state"].into_iter().find_map(|key| value[key].as_str()).unwrap_or_default();
+    Some(Event {
+        at,
+        source: Source::Vendor,
+        kind: cut(value["type"].as_str().unwrap_or("event")),
+        text: cut(text),
+        id: value["id"].as_str().map(cut),
+    })
+}
+
+/// The words of an error: `errors`, `error`, or whatever there is, cut to a sane length.
+pub(super) fn words(body: &[u8]) -> String {
+    let Ok(value) = serde_json::from_slice::<Value>(body) else {
+        let text = String::from_utf8_lossy(body);
+        let text = text.trim();
+        let is_page = text.starts_with('<');
+        return if text.is_empty() {
+            "no words".to_owned()
+        } else if is_page {
+            "a web page instead of JSON".to_owned()
+        } else {
+            cut(text)
+        };
+    };
+    let mut words = Vec::new();
+    for key in ["errors", "error", "message"] {
+        match &value[key] {
+            Value::String(text) => words.push(text.clone()),
+            Value::Array(list) => words.extend(list.iter().map(|it| it.as_str().map_or_else(|| it.to_string(), str::to_owned))),
+            Value::Null => {}
+            other => words.push(other.to_string()),
+        }
+    }
+    if words.is_empty() { "no words".to_owned() } else { cut(&words.join("; ")) }
+}
+
+/// Whether there was no server to be had: by its text or code, whatever the status of a refusal.
+pub(super) fn says_out_of_capacity(status: StatusCode, text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    let refused = matches!(status, StatusCode::UNPROCESSABLE_ENTITY | StatusCode::SERVICE_UNAVAILABLE)
+        || status == StatusCode::CONFLICT;
+    refused
+        && ["no provisionable", "out of capacity", "out_of_capacity", "insufficient capacity", "no capacity", "not enough capacity"]
+            .iter()
+            .any(|words| text.contains(words))
+}
+
+/// Whether the project may have no more.
+pub(super) fn says_quota(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    ["quota", "maximum number of", "limit reached", "device limit", "exceeds the limit", "exceeded the limit", "reached the limit"]
+        .iter()
+        .any(|words| text.contains(words))
+}
+
+/// Whether a refusal is about the combination: it names one of its parts, or a kind of part as
+/// something that cannot be had. Then another combination may do; else none will.
+pub(super) fn names_place(text: &str, parts: [&str; 3]) -> bool {
+    let lower = text.to_ascii_lowercase();
+    parts.iter().any(|part| lower.contains(&part.to_ascii_lowercase()))
+        || ["facility", "plan", "metro", "operating system", "operating_system"].iter().any(|kind| lower.contains(kind))
+}
