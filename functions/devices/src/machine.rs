@@ -253,8 +253,8 @@ fn chosen(device: &mut Device, selected: Result<Result<Candidate, String>, Vendo
                 return give_up(device, too_late(device), ctx);
             }
             let longest = SignedDuration::from_secs(device.request.provision_timeout_seconds.into());
-            let switch = (ctx.dead_mans_switch && device.terminates_at().is_none())
-                .then(|| ctx.now + longest + SWITCH_MARGIN);
+            let switch =
+                (ctx.dead_mans_switch && device.terminates_at().is_none()).then(|| ctx.now + longest + SWITCH_MARGIN);
             let attempt = Attempt {
                 number: device.attempts() + 1,
                 candidate,
@@ -318,11 +318,8 @@ fn answered(device: &mut Device, created: Result<Seen, VendorError>, ctx: &Ctx) 
         VendorError::Place(text) => fail_over(device, Reason::new(Code::CombinationRefused, text), ctx),
         error if error.is_passing() => {
             let unknown = error.maybe_processed();
-            let text = if unknown {
-                format!("{error}; whether it worked will be told by our tag")
-            } else {
-                error.to_string()
-            };
+            let text =
+                if unknown { format!("{error}; whether it worked will be told by our tag") } else { error.to_string() };
             device.note(ctx.now, "create", &text);
             try_again(device, error, unknown, ctx)
         }
@@ -445,9 +442,11 @@ fn observed_now(device: &mut Device, observed: Result<Observation, VendorError>,
             }
             up(device, ctx)
         }
-        VendorState::Failed => {
-            fail_over(device, Reason::new(Code::ProvisioningFailed, format!("the vendor says {word} at {percent} %")), ctx)
-        }
+        VendorState::Failed => fail_over(
+            device,
+            Reason::new(Code::ProvisioningFailed, format!("the vendor says {word} at {percent} %")),
+            ctx,
+        ),
         VendorState::Going | VendorState::Gone => {
             fail_over(device, Reason::new(Code::Reclaimed, format!("the vendor says {word} at {percent} %")), ctx)
         }
@@ -637,8 +636,7 @@ fn give_up(device: &mut Device, reason: Reason, ctx: &Ctx) -> Effects {
 fn begin_deletion(device: &mut Device, then: Then, now: Timestamp, not_before: Timestamp) {
     let diagnosed = device.stage == Stage::Active;
     device.ended_at = None;
-    device.stage =
-        Stage::Deleting { then, since: now, not_before, asked_at: None, diagnosed, overdue: false };
+    device.stage = Stage::Deleting { then, since: now, not_before, asked_at: None, diagnosed, overdue: false };
     if let Some(attempt) = &mut device.attempt {
         attempt.twins.clear();
     }

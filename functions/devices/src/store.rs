@@ -266,8 +266,7 @@ impl DeviceStore {
 
     async fn get(&self, key: HashMap<String, AttributeValue>) -> Result<Option<Item>, StoreError> {
         let client = self.store.client();
-        let answer =
-            client.get_item().table_name(self.table()).set_key(Some(key)).consistent_read(true).send().await?;
+        let answer = client.get_item().table_name(self.table()).set_key(Some(key)).consistent_read(true).send().await?;
         Ok(answer.item)
     }
 

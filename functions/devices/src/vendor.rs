@@ -374,11 +374,9 @@ fn of_create(error: VendorError, create: &Create<'_>) -> VendorError {
         }
         VendorError::Broken { status, text } => VendorError::Broken { status, text: scrub(text) },
         VendorError::OutOfCapacity(text) => VendorError::OutOfCapacity(scrub(text)),
-        VendorError::NotFound(text) => VendorError::NotFound(format!(
-            "{}; is {} the id of a project of this token?",
-            scrub(text),
-            config::PROJECT
-        )),
+        VendorError::NotFound(text) => {
+            VendorError::NotFound(format!("{}; is {} the id of a project of this token?", scrub(text), config::PROJECT))
+        }
         other => other,
     }
 }

@@ -108,13 +108,14 @@ struct Slot {
 type Census = Result<HashMap<Uuid, Vec<Seen>>, VendorError>;
 
 /// What a task has done.
+#[derive(Debug)]
 enum Done {
     Driven { id: Uuid, device: Option<Box<Device>>, due: Option<Timestamp> },
     Counted { ids: Vec<Uuid>, census: Arc<Census> },
 }
 
 /// The devices that are worked on.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Shift {
     slots: HashMap<Uuid, Slot>,
     tasks: JoinSet<Done>,
@@ -241,20 +242,6 @@ impl Worker {
                 () = stop.cancelled() => return,
             }
         }
-    }
-
-    /// Takes every device that is due as far as it goes, once; answers when the next one is due. For
-    /// who holds the clock in the hand.
-    pub async fn round(&self) -> Result<Option<Timestamp>, StoreError> {
-        let mut shift = Shift::default();
-        self.round_of(&mut shift).await
-    }
-
-    async fn round_of(&self, shift: &mut Shift) -> Result<Option<Timestamp>, StoreError> {
-        self.refresh(shift).await?;
-        self.start_due(shift);
-        shift.finish(self).await;
-        Ok(shift.slots.values().map(|slot| slot.due).min())
     }
 
     /// Reads the list again: new ones come in, those that somebody has changed are read anew.
@@ -448,6 +435,30 @@ impl Worker {
     /// What the last sweep has found.
     pub async fn swept(&self) -> Result<Option<Swept>, StoreError> {
         self.store.last_sweep().await
+    }
+}
+
+/// A worker whose clock is held in the hand: it works when it is told to.
+#[derive(Debug)]
+pub struct Rounds {
+    worker: Worker,
+    shift: Shift,
+}
+
+impl Rounds {
+    /// Of this worker.
+    pub fn new(worker: Worker) -> Self {
+        Self { worker, shift: Shift::default() }
+    }
+
+    /// Takes every device that is due as far as it goes, once, and does the sweep if that is due.
+    /// Answers when the next device is due; nothing where there is no work.
+    pub async fn round(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        self.worker.sweep_if_due().await;
+        self.worker.refresh(&mut self.shift).await?;
+        self.worker.start_due(&mut self.shift);
+        self.shift.finish(&self.worker).await;
+        Ok(self.shift.slots.values().map(|slot| slot.due).min())
     }
 }
 

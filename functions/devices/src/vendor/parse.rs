@@ -127,7 +127,9 @@ pub(super) fn words(body: &[u8]) -> String {
     for key in ["errors", "error", "message"] {
         match &value[key] {
             Value::String(text) => words.push(text.clone()),
-            Value::Array(list) => words.extend(list.iter().map(|it| it.as_str().map_or_else(|| it.to_string(), str::to_owned))),
+            Value::Array(list) => {
+                words.extend(list.iter().map(|it| it.as_str().map_or_else(|| it.to_string(), str::to_owned)))
+            }
             Value::Null => {}
             other => words.push(other.to_string()),
         }
@@ -141,17 +143,32 @@ pub(super) fn says_out_of_capacity(status: StatusCode, text: &str) -> bool {
     let refused = matches!(status, StatusCode::UNPROCESSABLE_ENTITY | StatusCode::SERVICE_UNAVAILABLE)
         || status == StatusCode::CONFLICT;
     refused
-        && ["no provisionable", "out of capacity", "out_of_capacity", "insufficient capacity", "no capacity", "not enough capacity"]
-            .iter()
-            .any(|words| text.contains(words))
+        && [
+            "no provisionable",
+            "out of capacity",
+            "out_of_capacity",
+            "insufficient capacity",
+            "no capacity",
+            "not enough capacity",
+        ]
+        .iter()
+        .any(|words| text.contains(words))
 }
 
 /// Whether the project may have no more.
 pub(super) fn says_quota(text: &str) -> bool {
     let text = text.to_ascii_lowercase();
-    ["quota", "maximum number of", "limit reached", "device limit", "exceeds the limit", "exceeded the limit", "reached the limit"]
-        .iter()
-        .any(|words| text.contains(words))
+    [
+        "quota",
+        "maximum number of",
+        "limit reached",
+        "device limit",
+        "exceeds the limit",
+        "exceeded the limit",
+        "reached the limit",
+    ]
+    .iter()
+    .any(|words| text.contains(words))
 }
 
 /// Whether a refusal is about the combination: it names one of its parts, or a kind of part as
