@@ -290,6 +290,9 @@ pub struct Attempt {
     /// Whether a request to create it may have worked without our being told.
     #[serde(default)]
     pub doubtful: bool,
+    /// Whether, now that it is up, it is the only machine with our tag.
+    #[serde(default)]
+    pub alone: bool,
     /// Other machines with our tag: a request to create was carried out twice.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub twins: Vec<String>,
