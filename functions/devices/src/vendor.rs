@@ -407,3 +407,19 @@ fn is_absent(error: &VendorError) -> bool {
 fn unreadable(what: &str) -> VendorError {
     VendorError::Upstream(UpstreamError::Unreadable { status: StatusCode::OK, reason: cut(what) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_that_repeats_a_telling_part_of_a_secret_is_known() {
+        let secret = "#cloud-config\npassword: hunter2";
+        assert!(repeats("line 2 of `password: hunter2` is odd", secret));
+        assert!(repeats("`nfig\npas`", secret));
+        assert!(!repeats("the userdata is odd", secret));
+        assert!(!repeats("pass", secret), "a few letters tell nothing");
+        assert!(repeats("short: abc", "abc"));
+        assert!(!repeats("anything", ""));
+    }
+}

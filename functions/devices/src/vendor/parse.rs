@@ -178,3 +178,84 @@ pub(super) fn names_place(text: &str, parts: [&str; 3]) -> bool {
     parts.iter().any(|part| lower.contains(&part.to_ascii_lowercase()))
         || ["facility", "plan", "metro", "operating system", "operating_system"].iter().any(|kind| lower.contains(kind))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_errors_words_are_found_in_any_of_its_shapes() {
+        for (body, expected) in [
+            (r#"{"errors":["a","b"]}"#, "a; b"),
+            (r#"{"error":"a"}"#, "a"),
+            (r#"{"errors":"a","error":null}"#, "a"),
+            (r#"{"errors":[{"code":7}]}"#, r#"{"code":7}"#),
+            (r#"{"message":"a"}"#, "a"),
+            ("{}", "no words"),
+            ("", "no words"),
+            ("<html><body>Bad Gateway</body></html>", "a web page instead of JSON"),
+            (" upstream \n timed out ", "upstream   timed out"),
+        ] {
+            assert_eq!(words(body.as_bytes()), expected, "{body}");
+        }
+        let long = format!(r#"{{"error":"{}"}}"#, "x".repeat(5000));
+        assert_eq!(words(long.as_bytes()).chars().count(), crate::device::LONGEST_TEXT);
+    }
+
+    #[test]
+    fn out_of_capacity_is_told_by_its_text_under_a_refusal_only() {
+        let text = "The facility ams1 has no provisionable c3.small.x86 servers matching your criteria";
+        for status in [422, 503, 409] {
+            assert!(says_out_of_capacity(StatusCode::from_u16(status).unwrap(), text), "{status}");
+        }
+        assert!(says_out_of_capacity(StatusCode::UNPROCESSABLE_ENTITY, r#"{"code":"out_of_capacity"}"#));
+        assert!(!says_out_of_capacity(StatusCode::NOT_FOUND, text));
+        assert!(!says_out_of_capacity(StatusCode::SERVICE_UNAVAILABLE, "maintenance"));
+    }
+
+    #[test]
+    fn a_refusal_is_about_the_project_the_combination_or_the_request() {
+        let parts = ["debian_12", "c3.small.x86", "ams1"];
+        for (text, quota, place) in [
+            ("You have reached the device limit (quota) of this project", true, false),
+            ("AMS1 is not open to this project", false, true),
+            ("operating_system is not supported", false, true),
+            ("The plan is retired", false, true),
+            ("hostname is too long", false, false),
+        ] {
+            assert_eq!((says_quota(text), names_place(text, parts)), (quota, place), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_device_is_read_whatever_is_missing_or_odd_in_it_and_its_root_password_never() {
+        assert_eq!(Seen::parse(&json!({ "state": "active" })), None);
+        assert_eq!(Seen::parse(&json!({ "id": "" })), None);
+        let bare = Seen::parse(&json!({ "id": "a", "percent": 7, "tags": [1, "x"], "ip_addresses": {} })).unwrap();
+        assert_eq!((bare.state, bare.percent, bare.tags), (VendorState::Other, None, vec!["x".to_owned()]));
+        let whole = json!({
+            "id": "a", "state": "Provisioning", "provisioning_percentage": 41.7, "locked": true,
+            "root_password": "hunter2", "termination_time": "2027-01-15T08:00:00Z", "created_at": "odd",
+            "ip_addresses": [
+                { "address": "10.0.0.1", "address_family": 4, "public": false, "management": true, "cidr": 31 },
+                { "address": "2604:1380::1", "public": true }, { "href": "/ips/1" }, { "address": "none" },
+            ],
+            "provisioning_events": [
+                { "id": "1", "type": "provisioning.101", "body": "started", "created_at": "2027-01-15T08:00:00Z" },
+                { "id": "2", "type": "provisioning.110", "created_at": null },
+                { "href": "/events/3" },
+            ],
+        });
+        let seen = Seen::parse(&whole).unwrap();
+        assert_eq!((seen.state, seen.percent, seen.locked), (VendorState::Coming, Some(41), true));
+        assert_eq!(seen.machine.created_at, None);
+        assert!(seen.machine.termination_time.is_some());
+        let families: Vec<_> = seen.machine.addresses.iter().map(|it| (it.family, it.public, it.cidr)).collect();
+        assert_eq!(families, [(4, false, Some(31)), (6, true, None)]);
+        assert_eq!(seen.events.iter().map(|event| event.kind.as_str()).collect::<Vec<_>>(), ["provisioning.101"]);
+        assert!(!format!("{seen:?}").contains("hunter2"));
+    }
+}
