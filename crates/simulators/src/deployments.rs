@@ -37,9 +37,8 @@
 //! - `stock`: the deployments that there are where none are given;
 //! - `fault`: what goes wrong; `script`: from when to when;
 //! - `report`: what is told about all of it;
-//! - `config`, `clock`, `plan`: what follows from the settings, so that a request costs little.
+//! - `config`, `plan`: what follows from the settings, so that a request costs little.
 
-mod clock;
 mod config;
 mod fault;
 mod load;
@@ -65,11 +64,6 @@ use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use self::{
-    clock::Clock,
-    fault::Part,
-    plan::{Asked, Life, Member, Plan},
-};
 pub use self::{
     config::{Config, MOST_DEPLOYMENTS},
     fault::Fault,
@@ -78,8 +72,13 @@ pub use self::{
     report::{Deployment, Done, Scale, Stats},
     script::{Entry, Script, True, Who},
 };
+use self::{
+    fault::Part,
+    plan::{Asked, Life, Member, Plan},
+};
 use crate::{
     call::{Answer, Call, Cut},
+    clock::{self, Clock},
     faults::{self, Down, Draw, key_of},
     server::{self, ANY_PORT, StartError, Traffic, Upstream, locked},
 };
@@ -385,7 +384,7 @@ impl Upstream for Deployments {
 
     fn act(&self, name: &str, body: &[u8]) -> Option<Result<Value, String>> {
         (name == "advance").then(|| {
-            let to = advance(body, self.now())?;
+            let to = clock::advance(body, self.now())?;
             Ok(json!({ "now_seconds": self.jump(to).as_secs_f64() }))
         })
     }
@@ -436,23 +435,6 @@ fn asked_for(path: &str) -> Option<Route<'_>> {
             let id = path.strip_prefix("/status/").filter(|id| !id.contains('/'))?;
             percent_decode_str(id).decode_utf8().ok().map(Route::Status)
         }
-    }
-}
-
-/// The body of `POST /_sim/advance`.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, untagged)]
-enum Advance {
-    By { seconds: f64 },
-    To { to_seconds: f64 },
-}
-
-fn advance(body: &[u8], now: Duration) -> Result<Duration, String> {
-    let refusal = || r#"say by how much or to when, such as {"seconds": 30} or {"to_seconds": 3600}"#.to_owned();
-    let time = |seconds| Duration::try_from_secs_f64(seconds).map_err(|_| refusal());
-    match serde_json::from_slice(body).map_err(|_| refusal())? {
-        Advance::By { seconds } => Ok(now.saturating_add(time(seconds)?)),
-        Advance::To { to_seconds } => time(to_seconds),
     }
 }
 

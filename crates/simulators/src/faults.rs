@@ -85,7 +85,8 @@ impl Draw {
         if jitter.is_zero() { latency } else { latency.saturating_add(jitter.mul_f64(self.fraction("jitter"))) }
     }
 
-    fn number(&self, name: &str) -> u64 {
+    /// A number evenly spread.
+    pub(crate) fn number(&self, name: &str) -> u64 {
         let mut hasher = SipHasher13::new_with_keys(self.seed, self.key);
         hasher.write(&self.attempt.to_le_bytes());
         hasher.write(name.as_bytes());

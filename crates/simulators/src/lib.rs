@@ -13,7 +13,9 @@
 //! - [`cpx`]: the cloud provider whose servers tell how loaded they are; its faults belong to
 //!   servers and last, and a script can make servers sick at given times;
 //! - [`deployments`]: deployments with hosts that boot and drain and a load that changes, in a time
-//!   of the simulator's own that a test can move.
+//!   of the simulator's own that a test can move;
+//! - [`packet`]: the device API, with a catalogue, a stock of servers, and devices that take their
+//!   time to come and to go, in such a time of its own too.
 //!
 //! Each module has a `Config` (all faults off by default), `start`, and a [`server::Simulator`]
 //! with `url()`, `stats()`, `set()` to change the faults while it runs, and `stop()`; dropping it
@@ -48,9 +50,11 @@
 //! ```
 
 pub mod call;
+mod clock;
 pub mod cpx;
 pub mod deployments;
 pub mod faults;
 pub mod lorawan;
+pub mod packet;
 pub mod server;
 pub mod shoutcloud;

@@ -11,7 +11,7 @@ use std::{
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use simulators::{
-    cpx, deployments, lorawan,
+    cpx, deployments, lorawan, packet,
     server::{Simulator, Upstream},
     shoutcloud,
 };
@@ -60,6 +60,14 @@ enum Which {
         #[command(flatten, next_help_heading = "Deployments and faults")]
         config: deployments::Config,
     },
+    /// The Packet (Equinix Metal) device API: a catalogue, capacity, and devices that come and go
+    #[command(after_long_help = packet::HELP)]
+    Packet {
+        #[command(flatten)]
+        at: At,
+        #[command(flatten, next_help_heading = "Catalogue, devices and faults")]
+        config: packet::Config,
+    },
 }
 
 #[derive(Debug, Clone, Copy, Args)]
@@ -90,6 +98,11 @@ async fn main() -> anyhow::Result<()> {
         Which::Shoutcloud { at, config } => run("shoutcloud", shoutcloud::start_on(at.addr(), config).await?).await,
         Which::Cpx { at, config } => run("cpx", cpx::start_on(at.addr(), config).await?).await,
         Which::Deployments { at, config } => run("deployments", deployments::start_on(at.addr(), config).await?).await,
+        Which::Packet { at, mut config } => {
+            // No flag holds a token: others would see it in the list of processes.
+            config.token = config.token.or_else(|| std::env::var(packet::TOKEN_VARIABLE).ok());
+            run("packet", packet::start_on(at.addr(), config).await?).await
+        }
     }
 }
 

@@ -1,7 +1,8 @@
-//! The simulator's time: tokio's, faster or slower, or moved by hand.
+//! A simulator's own time: tokio's, faster or slower, or moved by hand.
 
 use std::time::Duration;
 
+use serde::Deserialize;
 use tokio::time::Instant;
 
 /// Time ends here, so that adding to it is safe everywhere.
@@ -9,7 +10,7 @@ const END: Duration = Duration::from_hours(24 * 365 * 100);
 
 /// Seconds since the start, as many as it pleases in each real one.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Clock {
+pub(crate) struct Clock {
     /// The time at `since`.
     base: Duration,
     since: Instant,
@@ -39,5 +40,23 @@ impl Clock {
     pub fn jump(&mut self, to: Duration) {
         let base = self.now().max(to).min(END);
         *self = Self { base, since: Instant::now(), speed: self.speed };
+    }
+}
+
+/// The body of `POST /_sim/advance`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, untagged)]
+enum Advance {
+    By { seconds: f64 },
+    To { to_seconds: f64 },
+}
+
+/// To when `POST /_sim/advance` moves the time, or why it does not.
+pub(crate) fn advance(body: &[u8], now: Duration) -> Result<Duration, String> {
+    let refusal = || r#"say by how much or to when, such as {"seconds": 30} or {"to_seconds": 3600}"#.to_owned();
+    let time = |seconds| Duration::try_from_secs_f64(seconds).map_err(|_| refusal());
+    match serde_json::from_slice(body).map_err(|_| refusal())? {
+        Advance::By { seconds } => Ok(now.saturating_add(time(seconds)?)),
+        Advance::To { to_seconds } => time(to_seconds),
     }
 }
