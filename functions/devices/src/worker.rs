@@ -23,7 +23,7 @@ use kit::{
 };
 use rand::Rng as _;
 use tokio::{
-    sync::{Notify, Semaphore},
+    sync::{Notify, Semaphore, SemaphorePermit},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -31,7 +31,7 @@ use uuid::Uuid;
 
 use crate::{
     device::{Device, Stage, State},
-    machine::{Ctx, Effects, Next, apply, next},
+    machine::{Action, Ctx, Effects, Next, apply, next},
     seal::Sealer,
     store::{DeviceStore, Lease, Swept},
     supply::Supply,
@@ -51,7 +51,7 @@ const CENSUS_WITH: SignedDuration = SignedDuration::from_secs(2);
 /// Most devices that are worked on; the others wait in the list, the oldest first.
 const MOST: usize = 10_000;
 /// How long a worker that says nothing keeps others out.
-const LEASE: SignedDuration = SignedDuration::from_secs(30);
+const LEASE: SignedDuration = SignedDuration::from_secs(15);
 /// A claim outlives its request by so much: clocks differ, and writing takes a while.
 const CLAIM_SLACK: SignedDuration = SignedDuration::from_secs(10);
 /// Pause after the store has failed.
@@ -81,6 +81,25 @@ pub struct Worker {
 struct Permits {
     launching: Semaphore,
     watching: Semaphore,
+    writing: Semaphore,
+}
+
+/// What an action needs one of a limited number of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lane {
+    Launching,
+    Watching,
+}
+
+impl Lane {
+    /// That of an action; none where a listing that is there already says it all.
+    const fn of(action: Action, counted: bool) -> Option<Self> {
+        match action {
+            Action::Select | Action::Claim | Action::Create | Action::LookUp => Some(Self::Launching),
+            Action::Observe if counted => None,
+            _ => Some(Self::Watching),
+        }
+    }
 }
 
 /// How a stretch of work ended.
@@ -112,6 +131,7 @@ type Census = Result<HashMap<Uuid, Vec<Seen>>, VendorError>;
 enum Done {
     Driven { id: Uuid, device: Option<Box<Device>>, due: Option<Timestamp> },
     Counted { ids: Vec<Uuid>, census: Arc<Census> },
+    Swept,
 }
 
 /// The devices that are worked on.
@@ -137,6 +157,7 @@ impl Worker {
             permits: Arc::new(Permits {
                 launching: Semaphore::new(AT_ONCE / 2),
                 watching: Semaphore::new(AT_ONCE / 2),
+                writing: Semaphore::new(AT_ONCE),
             }),
             swept: Arc::default(),
         }
@@ -190,7 +211,11 @@ impl Worker {
                     return Ok(Ended::Held(until));
                 }
                 renew_at = now + LEASE / 3;
-                self.sweep_if_due().await;
+                let worker = self.clone();
+                shift.tasks.spawn(async move {
+                    worker.sweep_if_due().await;
+                    Done::Swept
+                });
             }
             if now >= list_at {
                 self.refresh(&mut shift).await?;
@@ -209,12 +234,16 @@ impl Worker {
                     shift.finish(self).await;
                     return Ok(Ended::Stopped);
                 }
-                Some(done) = shift.tasks.join_next() => if let Ok(done) = done {
-                    shift.settle(self, done);
-                } else {
-                    // A task panicked: which one is not known, so all that were busy are read again.
+                Some(done) = shift.tasks.join_next() => {
+                    let mut done = Some(done);
+                    while let Some(one) = done {
+                        if let Ok(one) = one {
+                            shift.settle(self, one);
+                        }
+                        done = shift.tasks.try_join_next();
+                    }
                     shift.forget_busy(self.clock.now());
-                },
+                }
                 () = self.wake.notified() => list_at = now,
                 () = tokio::time::sleep(pause) => {}
             }
@@ -248,6 +277,9 @@ impl Worker {
     async fn refresh(&self, shift: &mut Shift) -> Result<(), StoreError> {
         let now = self.clock.now();
         let work = self.store.work().await?;
+        let stages = shift.slots.values().filter_map(|slot| slot.device.as_ref()).map(|device| &device.stage);
+        let overdue = stages.filter(|stage| matches!(stage, Stage::Deleting { overdue: true, .. })).count();
+        metrics::process().record(OVERDUE, overdue as u64);
         let listed: std::collections::HashSet<Uuid> = work.iter().map(|work| work.id).collect();
         shift.slots.retain(|id, slot| slot.busy || listed.contains(id));
         for work in work {
@@ -343,6 +375,7 @@ impl Worker {
                 }
             },
         };
+        let mut held = None;
         loop {
             let action = match next(&device, &self.ctx(me)) {
                 Next::Settled => return Done::Driven { id, device: None, due: None },
@@ -350,6 +383,18 @@ impl Worker {
                 Next::Do(_) if stop.is_cancelled() => return again(self.clock.now()),
                 Next::Do(action) => action,
             };
+            let lane = Lane::of(action, census.is_some());
+            if held.as_ref().map(|(lane, _)| *lane) != lane {
+                held = None;
+                if let Some(lane) = lane {
+                    let Some(permit) = self.permit(lane, &stop).await else { return again(self.clock.now()) };
+                    held = Some((lane, permit));
+                    // Waiting has taken its time: what was to be done may be too late by now, such as a
+                    // request whose claim is about to end. Whoever holds a permit keeps it until the
+                    // request that its claim is for has been sent.
+                    continue;
+                }
+            }
             let outcome = match self.perform(action, &device, census.take()).await {
                 Ok(outcome) => outcome,
                 Err(error) => {
@@ -361,6 +406,7 @@ impl Worker {
             let mut after = device.clone();
             let effects = apply(&mut after, outcome, &ctx);
             if after != device {
+                let _writing = self.permits.writing.acquire().await;
                 match self.store.write(&device, after, &effects, ctx.now).await {
                     Ok(Some(written)) => {
                         self.follow(&device, &written, &effects).await;
@@ -378,6 +424,15 @@ impl Worker {
                 return Done::Driven { id, device: Some(Box::new(device)), due: Some(self.next_look()) };
             }
         }
+    }
+
+    /// Waits for its turn; nothing where it is told to stop.
+    async fn permit(&self, lane: Lane, stop: &CancellationToken) -> Option<SemaphorePermit<'_>> {
+        let lane = match lane {
+            Lane::Launching => &self.permits.launching,
+            Lane::Watching => &self.permits.watching,
+        };
+        stop.run_until_cancelled(lane.acquire()).await?.ok()
     }
 
     fn ctx(&self, me: Uuid) -> Ctx {
@@ -408,9 +463,6 @@ impl Worker {
         }
         if after.state() == State::Failed && before.state() != State::Failed {
             metrics.record(FAILED, 1);
-        }
-        if matches!(after.stage, Stage::Deleting { overdue: true, .. }) {
-            metrics.record(OVERDUE, 1);
         }
         let Some(attempt) = before.attempt.as_ref() else { return };
         let kept = match &effects.failed {
@@ -470,6 +522,7 @@ impl Shift {
 
     fn settle(&mut self, worker: &Worker, done: Done) {
         match done {
+            Done::Swept => {}
             Done::Driven { id, device, due } => {
                 let Some(slot) = self.slots.get_mut(&id) else { return };
                 let Some(due) = due else {
@@ -502,6 +555,7 @@ impl Shift {
         self.forget_busy(worker.clock.now());
     }
 
+    /// Where no task is left, those that still seem to be worked on had one that panicked.
     fn forget_busy(&mut self, now: Timestamp) {
         if self.tasks.is_empty() {
             for slot in self.slots.values_mut().filter(|slot| slot.busy) {

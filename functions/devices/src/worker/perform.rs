@@ -22,13 +22,6 @@ impl Worker {
         device: &Device,
         census: Option<Arc<Census>>,
     ) -> Result<Outcome, StoreError> {
-        let launching = matches!(action, Action::Select | Action::Create | Action::LookUp);
-        let permits = if launching { &self.permits.launching } else { &self.permits.watching };
-        // A listing that is there already costs no request.
-        let _permit = match (&census, action) {
-            (Some(_), Action::Observe) | (_, Action::Claim) => None,
-            _ => permits.acquire().await.ok(),
-        };
         Ok(match action {
             Action::Select => match self.supply.choose(device).await {
                 Ok(choice) => Outcome::Selected(Ok(choice)),

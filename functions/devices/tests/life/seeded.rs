@@ -16,10 +16,12 @@ use rand::{Rng, SeedableRng as _, rngs::StdRng};
 use simulators::packet::{Capacity, Config, Fault, Rule};
 use uuid::Uuid;
 
-use crate::common::{NOON, STEP, World, owner};
+use crate::common::{NOON, World, owner};
 
 /// Runs at the same time: each mostly waits for its sockets.
 const AT_ONCE: usize = 4;
+/// Time between two rounds: longer than the worker's own, which makes everything a little later.
+const STEP: Duration = Duration::from_secs(10);
 /// Nothing new goes wrong after this time.
 const MISFORTUNE: Duration = Duration::from_secs(20 * 60);
 /// One record has two machines for no longer than this: a tick of the schedule.
