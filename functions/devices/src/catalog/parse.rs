@@ -170,9 +170,11 @@ fn number(value: &Value) -> Option<u64> {
 /// The number in `AMD EPYC 7402P 24-Core Processor @ 2.8GHz`.
 fn cores_in(kind: &str) -> Option<u64> {
     let kind = kind.to_ascii_lowercase();
-    let before = kind[..kind.find("core")?].trim_end_matches(['-', ' ']);
-    let start = before.rfind(|it: char| !it.is_ascii_digit()).map_or(0, |at| at + 1);
-    before[start..].parse().ok()
+    kind.match_indices("core").find_map(|(end, _)| {
+        let before = kind[..end].trim_end_matches(['-', ' ']);
+        let start = before.rfind(|it: char| !it.is_ascii_digit()).map_or(0, |at| at + 1);
+        before[start..].parse().ok()
+    })
 }
 
 /// What a reference names: the end of its `href`, its `id` and its `code`, or the text that it is.

@@ -321,7 +321,7 @@ impl Requirement {
             Self::MinMemory | Self::MinCores => {
                 detail = format!("{detail}; the most that is left is {}", instead.join(", "));
             }
-            _ if kind == ObstacleKind::Nowhere && distance(&instead[0], &value) <= 2 => {
+            _ if kind == ObstacleKind::Nowhere && distance(&instead[0], &value) <= value.chars().count() / 3 => {
                 detail = format!("{detail}; did you mean `{}`? There are {}", instead[0], instead.join(", "));
             }
             _ => detail = format!("{detail}; leave it out or take one of {}", instead.join(", ")),
