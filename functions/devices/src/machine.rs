@@ -210,8 +210,7 @@ pub fn apply(device: &mut Device, outcome: Outcome, ctx: &Ctx) -> Effects {
 pub fn ask_delete(device: &mut Device, now: Timestamp) -> bool {
     let asked = Reason::new(Code::Deleted, "its deletion was asked for");
     match &mut device.stage {
-        Stage::Deleted | Stage::Failed => return false,
-        Stage::Deleting { then: Then::Deleted, .. } => return false,
+        Stage::Deleted | Stage::Failed | Stage::Deleting { then: Then::Deleted, .. } => return false,
         Stage::Deleting { then, .. } => *then = Then::Deleted,
         Stage::Requested { .. } if device.attempt.is_none() => {
             device.delete_asked_at = Some(now);

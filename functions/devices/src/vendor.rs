@@ -300,7 +300,8 @@ impl Vendor {
 
     /// All entries of a list, over all its pages.
     async fn list(&self, path: &str, key: &str, query: &[(&str, &str)]) -> Result<Vec<Value>, VendorError> {
-        let filter: String = query.iter().map(|(name, value)| format!("&{name}={}", encoded(value))).collect();
+        let filters: Vec<_> = query.iter().map(|(name, value)| format!("&{name}={}", encoded(value))).collect();
+        let filter = filters.concat();
         let mut entries = Vec::new();
         for page in 1..=MOST_PAGES {
             let path = format!("{path}?per_page={PER_PAGE}&page={page}{filter}");

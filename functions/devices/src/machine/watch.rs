@@ -60,7 +60,7 @@ pub(super) fn observed_now(device: &mut Device, observed: Result<Observation, Ve
     if moved {
         attempt.progress_at = ctx.now;
     }
-    let still = ctx.now.duration_since(attempt.progress_at);
+    let idle = ctx.now.duration_since(attempt.progress_at);
     let (twins, percent) = (!attempt.twins.is_empty(), attempt.percent);
     if adopted {
         device.note(ctx.now, "twin", format!("{id} is the oldest machine with our tag, so it is ours"));
@@ -91,8 +91,8 @@ pub(super) fn observed_now(device: &mut Device, observed: Result<Observation, Ve
         VendorState::Going | VendorState::Gone => {
             fail_over(device, Reason::new(Code::Reclaimed, format!("the vendor says {word} at {percent} %")), ctx)
         }
-        VendorState::Coming | VendorState::Other if still >= stall => {
-            let text = format!("nothing new for {} at {percent} %: the vendor says {word}", seconds(still));
+        VendorState::Coming | VendorState::Other if idle >= stall => {
+            let text = format!("nothing new for {} at {percent} %: the vendor says {word}", seconds(idle));
             fail_over(device, Reason::new(Code::Stalled, text), ctx)
         }
         VendorState::Coming | VendorState::Other if in_all >= longest => {

@@ -128,7 +128,7 @@ pub(super) fn words(body: &[u8]) -> String {
         match &value[key] {
             Value::String(text) => words.push(text.clone()),
             Value::Array(list) => {
-                words.extend(list.iter().map(|it| it.as_str().map_or_else(|| it.to_string(), str::to_owned)))
+                words.extend(list.iter().map(|it| it.as_str().map_or_else(|| it.to_string(), str::to_owned)));
             }
             Value::Null => {}
             other => words.push(other.to_string()),

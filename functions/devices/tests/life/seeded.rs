@@ -108,7 +108,9 @@ fn plan(seed: u64) -> Plan {
         })
         .collect();
     let deletes = (0..requests.len())
-        .filter_map(|at| rng.random_bool(0.3).then(|| (Duration::from_secs(rng.random_range(0..400)), at)))
+        .map(|at| (Duration::from_secs(rng.random_range(0..400)), at, rng.random_bool(0.3)))
+        .filter(|(_, _, deleted)| *deleted)
+        .map(|(when, at, _)| (when, at))
         .collect();
     let store = rng.random_bool(0.3).then(|| Faults {
         seed,
@@ -249,15 +251,14 @@ async fn verify(world: &World, ids: &[Uuid], seed: u64) -> HashMap<Code, u32> {
         let device = &whole.device;
         let state = device.state();
         assert!(state.is_settled(), "seed {seed}: {device:#?}");
-        match state {
-            State::Active => wanted.push(device.machine_id().unwrap().to_owned()),
-            _ => {
-                let reason = device.reason.as_ref().unwrap_or_else(|| panic!("seed {seed}: no reason: {device:#?}"));
-                assert!(!reason.detail.is_empty());
-                *codes.entry(reason.code).or_default() += 1;
-            }
+        if state == State::Active {
+            wanted.push(device.machine_id().unwrap().to_owned());
+        } else {
+            let reason = device.reason.as_ref().unwrap_or_else(|| panic!("seed {seed}: no reason: {device:#?}"));
+            assert!(!reason.detail.is_empty());
+            *codes.entry(reason.code).or_default() += 1;
         }
-        assert_eq!(whole.attempts.len() as u32, device.attempts(), "seed {seed}: an attempt without a record");
+        assert_eq!(whole.attempts.len(), device.attempts() as usize, "seed {seed}: an attempt without a record");
         for attempt in &whole.attempts {
             let reason = attempt.reason.as_ref().unwrap_or_else(|| panic!("seed {seed}: {attempt:#?}"));
             assert!(attempt.ended_at.is_some() && !attempt.events.is_empty(), "seed {seed}");

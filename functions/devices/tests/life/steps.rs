@@ -6,7 +6,7 @@ use devices::{
     device::{Code, Source, State},
     request::{FacilityWanted, PlanWanted, Request},
 };
-use simulators::packet::{Config, Fault, Rule};
+use simulators::packet::{Config, Fault, Request as Asked, Rule};
 
 use crate::common::{World, owner};
 
@@ -36,7 +36,7 @@ async fn a_device_comes_up_and_stays_and_is_gone_when_asked() {
     assert!(attempt.events.iter().any(|event| event.source == Source::Vendor && event.kind == "provisioning.110"));
     let machine = whole.device.machine().unwrap();
     assert!(!machine.addresses.is_empty());
-    assert_eq!(world.alive(), [machine.id.clone()]);
+    assert_eq!(world.alive(), std::slice::from_ref(&machine.id));
     assert_eq!(world.sim.alive()[0].termination_time, None, "the dead man's switch is off");
     assert!(world.devices().work().await.unwrap().is_empty());
 
@@ -88,7 +88,7 @@ async fn of_two_machines_for_one_device_the_younger_goes() {
     let whole = world.until(&mut rounds, id, &[State::Active], MINUTES).await;
     let made = world.sim.devices();
     let oldest = made.iter().min_by_key(|machine| (machine.created_at, machine.id.clone())).unwrap();
-    assert_eq!(world.alive(), [oldest.id.clone()]);
+    assert_eq!(world.alive(), std::slice::from_ref(&oldest.id));
     assert_eq!(whole.device.machine_id(), Some(oldest.id.as_str()));
 }
 
@@ -278,9 +278,8 @@ async fn many_devices_are_watched_with_one_listing() {
     assert_eq!(world.alive().len(), 40);
     let stats = world.sim.stats();
     let asked = |kind| stats.requests(kind);
-    use simulators::packet::Request::{Create, Get, List, Update};
-    assert_eq!((asked(Create), asked(Update)), (40, 40));
-    assert!(asked(List) + asked(Get) < 60, "{stats:?}");
+    assert_eq!((asked(Asked::Create), asked(Asked::Update)), (40, 40));
+    assert!(asked(Asked::List) + asked(Asked::Get) < 60, "{stats:?}");
 }
 
 #[tokio::test]
