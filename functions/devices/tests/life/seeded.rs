@@ -291,7 +291,8 @@ async fn a_thousand_lives_leave_exactly_the_active_machines_and_a_reason_for_eve
     }
     println!("{all:?}");
     if whole {
-        // What is never seen is not shown by this test.
+        // What never happens is not shown by this test. (A request that the vendor will not have in any
+        // combination is a case of the machine's tests.)
         for code in [
             Code::CameUp,
             Code::OutOfCapacity,
@@ -301,7 +302,9 @@ async fn a_thousand_lives_leave_exactly_the_active_machines_and_a_reason_for_eve
             Code::Deleted,
             Code::Ephemeral,
             Code::Credentials,
-            Code::BadRequest,
+            Code::CombinationRefused,
+            Code::TimedOut,
+            Code::VendorAway,
             Code::Quota,
             Code::TooManyAttempts,
         ] {
