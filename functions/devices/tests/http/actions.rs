@@ -23,9 +23,11 @@ async fn a_machine_that_is_up_is_rebooted_and_switched() {
     let client = world.client("acme").await;
     let id = world.active(&client, "{}").await;
     let state = || world.sim.alive()[0].state.clone();
-    for (kind, passing, after) in
-        [("reboot", "powering_off", "active"), ("power_off", "powering_off", "inactive"), ("power_on", "powering_on", "active")]
-    {
+    for (kind, passing, after) in [
+        ("reboot", "powering_off", "active"),
+        ("power_off", "powering_off", "inactive"),
+        ("power_on", "powering_on", "active"),
+    ] {
         let reply = client.post(&path(&id, "/actions"), json!({ "type": kind })).await.expect(202);
         assert_eq!(reply.json(), json!({ "accepted": kind }));
         assert_eq!(state(), passing);

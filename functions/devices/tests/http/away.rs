@@ -3,12 +3,11 @@
 use devices::config::{PROJECT, TOKEN, URL};
 use kit::testing::{Client, Reply};
 use serde_json::{Value, json};
-use simulators::{faults::Down, packet};
+use simulators::{cpx, faults::Down, packet};
 
 use crate::common::{DEVICES, World, is_503, launch, path, show, text};
 
-const CATALOG: [&str; 3] =
-    ["/api/v1/catalog/operating-systems", "/api/v1/catalog/plans", "/api/v1/catalog/facilities"];
+const CATALOG: [&str; 3] = ["/api/v1/catalog/operating-systems", "/api/v1/catalog/plans", "/api/v1/catalog/facilities"];
 
 /// Everything for which the vendor is needed, but for launches; `id` is up.
 async fn asks(client: &Client, id: &str) -> Vec<Reply> {
@@ -59,6 +58,20 @@ async fn a_project_that_the_vendor_does_not_know_is_named() {
     for reply in replies {
         let detail = text(&is_503(reply, "unknown-project")["detail"]);
         assert!(detail.contains(PROJECT), "{detail}");
+    }
+    assert_eq!(world.items().await.len(), 0);
+}
+
+#[tokio::test]
+async fn a_base_url_of_something_else_is_named() {
+    let world = World::new().await;
+    let other = cpx::start(cpx::Config::default()).await.unwrap();
+    let client = world.client("acme").await.on(world.app_with(&[(URL, other.url())]));
+    for reply in
+        [client.post(DEVICES, "{}").await, client.post(&path("plan", ""), "{}").await, client.get(CATALOG[0]).await]
+    {
+        let detail = text(&is_503(reply, "vendor-unusable")["detail"]);
+        assert!(detail.contains(URL), "{detail}");
     }
     assert_eq!(world.items().await.len(), 0);
 }

@@ -45,7 +45,11 @@ fn wrong_values() -> Vec<Wrong> {
         ]);
     }
     for number in [json!(0), json!(-1), json!(1_000_001), json!(1e300)] {
-        wrong.push((json!({ "plan": { "max_price_per_hour": number } }), "/plan/max_price_per_hour", "US dollars an hour"));
+        wrong.push((
+            json!({ "plan": { "max_price_per_hour": number } }),
+            "/plan/max_price_per_hour",
+            "US dollars an hour",
+        ));
         wrong.push((json!({ "plan": { "min_memory_gb": number } }), "/plan/min_memory_gb", "send GB"));
     }
     for number in [json!(0), json!(100_001), json!(2.5)] {

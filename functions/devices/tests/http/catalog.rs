@@ -20,7 +20,10 @@ async fn the_catalogue_is_told_with_what_cannot_be_used_of_it() {
     let client = world.client("acme").await;
     let systems = client.get(SYSTEMS).await.expect(200).json();
     let debian = named(&systems, "slug", "debian_12");
-    assert_eq!((&debian["distro"], &debian["version"], &debian["name"]), (&json!("debian"), &json!("12"), &json!("Debian 12")));
+    assert_eq!(
+        (&debian["distro"], &debian["version"], &debian["name"]),
+        (&json!("debian"), &json!("12"), &json!("Debian 12"))
+    );
     assert!(debian["provisionable_on"].as_array().unwrap().contains(&json!("c3.small.x86")));
     let plans = client.get(PLANS).await.expect(200).json();
     let small = named(&plans, "slug", "c3.medium.x86");
@@ -29,9 +32,13 @@ async fn the_catalogue_is_told_with_what_cannot_be_used_of_it() {
     assert!(small["available_in"].as_array().unwrap().contains(&json!("ewr1")));
     let facilities = client.get(FACILITIES).await.expect(200).json();
     let newark = named(&facilities, "code", "ewr1");
-    assert_eq!((&newark["metro"], &newark["name"]), (&json!({ "code": "ny", "name": "New York" }), &json!("Parsippany, NJ")));
+    assert_eq!(
+        (&newark["metro"], &newark["name"]),
+        (&json!({ "code": "ny", "name": "New York" }), &json!("Parsippany, NJ"))
+    );
 
-    for (list, key, unusable) in [(&systems, "slug", "os"), (&plans, "slug", "plan"), (&facilities, "code", "facility")] {
+    for (list, key, unusable) in [(&systems, "slug", "os"), (&plans, "slug", "plan"), (&facilities, "code", "facility")]
+    {
         assert_eq!(list["read_at"], json!(NOON));
         assert_eq!(list["next_cursor"], Value::Null);
         assert!(field(list["items"].as_array().unwrap(), key).is_sorted());

@@ -17,7 +17,10 @@ use jiff::Timestamp;
 use kit::{
     access::Access,
     clock::Clock,
-    dynamo::{AttributeValue, Store, embedded::Embedded},
+    dynamo::{
+        AttributeValue, Store,
+        embedded::{Embedded, Faults},
+    },
     testing::{Client, Reply},
     upstream::Upstream,
 };
@@ -76,6 +79,15 @@ impl World {
         let mut settings = settings(&self.sim);
         settings.extend(changed.iter().map(|(name, value)| (*name, (*value).to_owned())));
         let devices = Devices::new(&config_of(&settings), self.store.clone(), self.clock.clone(), Arc::default());
+        kit::http::app(vec![devices::routes(devices)], self.access.clone())
+    }
+
+    /// The same router on a store that takes a while, so that requests at once come into each other's
+    /// way.
+    pub fn slow_app(&self) -> Router {
+        let faults = Faults { latency: Duration::from_millis(20), ..Faults::default() };
+        let store = self.embedded.store_with_faults("test-", faults);
+        let devices = Devices::new(&config_of(&settings(&self.sim)), store, self.clock.clone(), Arc::default());
         kit::http::app(vec![devices::routes(devices)], self.access.clone())
     }
 

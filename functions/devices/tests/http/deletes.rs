@@ -8,7 +8,10 @@ use crate::common::{World, launch, path, show, time_line};
 /// Asks for the deletion and follows it to its end; what is left is nothing.
 async fn goes(world: &World, client: &kit::testing::Client, id: &str) -> Value {
     let reply = client.delete(&path(id, "")).await.expect(202).json();
-    assert_eq!((&reply["id"], &reply["state"], &reply["after_deletion"]), (&json!(id), &json!("Deleting"), &json!("deleted")));
+    assert_eq!(
+        (&reply["id"], &reply["state"], &reply["after_deletion"]),
+        (&json!(id), &json!("Deleting"), &json!("deleted"))
+    );
     assert_eq!(reply["reason"]["code"], "Deleted");
     assert!(reply["delete_asked_at"].is_string() && reply["ended_at"].is_null(), "{reply}");
     let again = client.delete(&path(id, "")).await.expect(202).json();
@@ -45,7 +48,10 @@ async fn one_that_is_being_created_goes_also_where_the_answer_was_lost() {
         world.round().await;
         assert_eq!(show(&client, &id).await["state"], "Creating");
         let device = goes(&world, &client, &id).await;
-        assert_eq!((&device["attempts"][0]["outcome"], device["attempts"].as_array().unwrap().len()), (&json!("cancelled"), 1));
+        assert_eq!(
+            (&device["attempts"][0]["outcome"], device["attempts"].as_array().unwrap().len()),
+            (&json!("cancelled"), 1)
+        );
     }
 }
 
@@ -78,7 +84,10 @@ async fn one_that_is_taken_back_for_the_next_attempt_goes_without_one() {
     let client = world.client("acme").await;
     let id = launch(&client, "{}").await;
     let device = world.until(&client, &id, "Deleting").await;
-    assert_eq!((&device["after_deletion"], &device["attempts"][0]["outcome"]), (&json!("try_next"), &json!("in_progress")));
+    assert_eq!(
+        (&device["after_deletion"], &device["attempts"][0]["outcome"]),
+        (&json!("try_next"), &json!("in_progress"))
+    );
     let device = goes(&world, &client, &id).await;
     assert_eq!(device["attempts"].as_array().unwrap().len(), 1);
     assert_eq!(device["attempts"][0]["outcome"], "failed", "that it was failing is not forgotten");
@@ -125,6 +134,7 @@ async fn of_deletions_at_once_all_are_answered_and_one_counts() {
     let world = World::new().await;
     let client = world.client("acme").await;
     let id = world.active(&client, "{}").await;
+    let client = client.on(world.slow_app());
     let deletions = (0..16).map(|_| {
         let (client, path) = (client.clone(), path(&id, ""));
         tokio::spawn(async move { client.delete(&path).await.expect(202) })

@@ -69,7 +69,8 @@ async fn it_comes_in_pages_that_are_the_whole() {
 async fn what_is_noted_at_one_moment_stays_in_its_order() {
     let world = World::faulty(&["out_of_capacity"]).await;
     let client = world.client("acme").await;
-    let body = json!({ "plan": { "slug": "c3.small.x86" }, "facility": { "codes": ["ewr1"] }, "os": { "slug": "debian_12" } });
+    let body =
+        json!({ "plan": { "slug": "c3.small.x86" }, "facility": { "codes": ["ewr1"] }, "os": { "slug": "debian_12" } });
     let id = launch(&client, body).await;
     // Everything in one round, while the clock stands still.
     world.round().await;

@@ -104,7 +104,10 @@ async fn between_two_attempts_nothing_of_the_last_machine_is_shown_as_the_device
     assert_eq!(device["deadlines"], json!({ "give_up_at": at(18_000) }));
     let attempts = device["attempts"].as_array().unwrap();
     assert_eq!((attempts.len(), &attempts[0]["outcome"]), (1, &json!("failed")));
-    assert_eq!((&attempts[0]["reason"]["code"], attempts[0]["machine_id"].is_string()), (&json!("ProvisioningFailed"), true));
+    assert_eq!(
+        (&attempts[0]["reason"]["code"], attempts[0]["machine_id"].is_string()),
+        (&json!("ProvisioningFailed"), true)
+    );
     assert_eq!(device["combination"]["plan"], attempts[0]["plan"]);
     let item = &client.all(DEVICES).await[0];
     assert_eq!((&item["percent"], item.get("address"), &item["attempts"]), (&json!(0), None, &json!(1)));
@@ -114,7 +117,8 @@ async fn between_two_attempts_nothing_of_the_last_machine_is_shown_as_the_device
 async fn a_device_for_which_nothing_is_left_has_failed_and_says_why() {
     let world = World::faulty(&["out_of_capacity"]).await;
     let client = world.client("acme").await;
-    let body = json!({ "plan": { "slug": "c3.small.x86" }, "facility": { "codes": ["ewr1"] }, "os": { "slug": "debian_12" } });
+    let body =
+        json!({ "plan": { "slug": "c3.small.x86" }, "facility": { "codes": ["ewr1"] }, "os": { "slug": "debian_12" } });
     let id = launch(&client, body).await;
     let device = world.until(&client, &id, "Failed").await;
     assert_eq!(device["reason"]["code"], "NothingLeft");
@@ -155,12 +159,18 @@ async fn what_was_asked_for_is_shown_as_it_was_understood_and_reaches_the_vendor
     let id = launch(&client, body).await;
     let device = show(&client, &id).await;
     assert_eq!((&device["request"], &device["has_userdata"]), (&request, &json!(true)));
-    assert_eq!((&device["hostname"], &device["deadlines"]["terminates_at"]), (&json!("web-1.example.com"), &json!(at(7200))));
+    assert_eq!(
+        (&device["hostname"], &device["deadlines"]["terminates_at"]),
+        (&json!("web-1.example.com"), &json!(at(7200)))
+    );
     assert_eq!(device["deadlines"]["give_up_at"], at(2700));
 
     world.until(&client, &id, "Active").await;
     let machine = &world.sim.alive()[0];
-    assert_eq!((&*machine.hostname, &*machine.plan, &*machine.operating_system), ("web-1.example.com", "c3.medium.x86", "debian_12"));
+    assert_eq!(
+        (&*machine.hostname, &*machine.plan, &*machine.operating_system),
+        ("web-1.example.com", "c3.medium.x86", "debian_12")
+    );
     assert_eq!(machine.userdata.as_deref(), Some("#!/bin/sh\ntrue"));
     assert!(["web", "blue"].iter().all(|tag| machine.tags.iter().any(|it| it == tag)), "{machine:?}");
     assert_eq!(machine.termination_time.map(|it| it.to_string()), Some(at(7200)));

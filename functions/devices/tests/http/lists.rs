@@ -102,15 +102,14 @@ async fn anothers_devices_are_not_there() {
 #[tokio::test]
 async fn who_may_only_read_launches_and_deletes_nothing() {
     let world = World::new().await;
-    let (owner, reader) = (world.client("acme").await, Client::new(&world.app, &world.access, "acme", &["devices:read"]).await);
+    let (owner, reader) =
+        (world.client("acme").await, Client::new(&world.app, &world.access, "acme", &["devices:read"]).await);
     let writer = Client::new(&world.app, &world.access, "acme", &["devices:write"]).await;
     let id = launch(&owner, "{}").await;
     let before = world.items().await.len();
-    for (method, path) in [
-        (Method::POST, DEVICES.to_owned()),
-        (Method::DELETE, path(&id, "")),
-        (Method::POST, path(&id, "/actions")),
-    ] {
+    for (method, path) in
+        [(Method::POST, DEVICES.to_owned()), (Method::DELETE, path(&id, "")), (Method::POST, path(&id, "/actions"))]
+    {
         let request = reader.request(method, &path).body(axum::body::Body::empty()).unwrap();
         reader.send(request).await.problem(403, "missing-scope");
     }

@@ -29,7 +29,8 @@ async fn a_plan_says_what_would_be_tried_in_order_and_a_launch_does_that() {
     assert!(field(left_out, "text").iter().any(|it| it.starts_with("bandwidth: ")), "{left_out:?}");
     assert_eq!((world.items().await.len(), world.sim.stats().created), (0, 0), "nothing is launched");
 
-    let body = json!({ "os": { "distro": "ubuntu" }, "plan": { "min_memory_gb": 64 }, "facility": { "metros": ["fr"] } });
+    let body =
+        json!({ "os": { "distro": "ubuntu" }, "plan": { "min_memory_gb": 64 }, "facility": { "metros": ["fr"] } });
     let best = plan(&client, body.clone()).await["candidates"][0].clone();
     let id = launch(&client, body).await;
     assert_eq!(world.until(&client, &id, "Active").await["combination"], best);
@@ -40,9 +41,7 @@ async fn what_is_sold_out_is_left_out_with_the_reason_and_is_no_mistake() {
     let capacity = vec!["ams1/c3.small.x86=0".parse().unwrap(), "ewr1/c3.small.x86=2".parse().unwrap()];
     let world = World::with(packet::Config { capacity, ..packet::Config::default() }).await;
     let client = world.client("acme").await;
-    let body = |codes: &[&str]| {
-        json!({ "plan": { "slug": "c3.small.x86" }, "os": { "slug": "debian_12" }, "facility": { "codes": codes } })
-    };
+    let body = |codes: &[&str]| json!({ "plan": { "slug": "c3.small.x86" }, "os": { "slug": "debian_12" }, "facility": { "codes": codes } });
     let planned = plan(&client, body(&["ams1", "ewr1"])).await;
     assert_eq!((&planned["total"], &planned["candidates"][0]["facility"]), (&json!(1), &json!("ewr1")));
     assert_eq!(planned["candidates"][0]["level"], "critical");

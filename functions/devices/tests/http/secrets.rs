@@ -68,7 +68,10 @@ async fn nothing_secret_is_answered_or_kept_whatever_goes_wrong() {
     has_none("the answer", &first.body);
     has_none("the replay", &post_once(&client, "k", &body).await.expect(202).body);
     let other = json!({ "userdata": "another hunter2" });
-    has_none("the refusal", &post_once(&client, "k", other).await.problem(422, "idempotency-key-reused").to_string().into_bytes());
+    has_none(
+        "the refusal",
+        &post_once(&client, "k", other).await.problem(422, "idempotency-key-reused").to_string().into_bytes(),
+    );
     let too_long = json!({ "userdata": USERDATA.repeat(2000) });
     has_none("the refusal", &client.post(DEVICES, too_long).await.expect(422).body);
     let misplaced = json!({ "userdata": [USERDATA] });

@@ -137,6 +137,12 @@ impl World {
         assert_eq!(self.somebody(Method::DELETE, &format!("/devices/{id}"), None).await, 204);
     }
 
+    /// A machine that somebody takes all tags off.
+    pub async fn somebody_untags(&self, id: &str) {
+        let body = br#"{"tags":[]}"#.to_vec();
+        assert_eq!(self.somebody(Method::PUT, &format!("/devices/{id}"), Some(body)).await, 200);
+    }
+
     async fn somebody(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> u16 {
         let vendor = Upstream::builder(URL, self.sim.url())
             .secret_header(HeaderName::from_static("x-auth-token"), HeaderValue::from_static(packet::TOKEN))

@@ -148,6 +148,21 @@ async fn an_installation_that_stands_still_fails_or_is_taken_back_is_rolled_back
 }
 
 #[tokio::test]
+async fn a_machine_that_somebody_has_taken_our_tag_off_is_still_ours() {
+    let world = with(&[]).await;
+    let mut rounds = world.rounds();
+    let id = world.launch(cheap()).await;
+    world.until(&mut rounds, id, &[State::Provisioning], MINUTES).await;
+    let known = world.alive().remove(0);
+    world.somebody_untags(&known).await;
+    let whole = world.until(&mut rounds, id, &[State::Active], MINUTES).await;
+    assert_eq!((whole.attempts.len(), whole.device.machine_id()), (1, Some(known.as_str())));
+    world.delete(id).await;
+    world.until(&mut rounds, id, &[State::Deleted], MINUTES).await;
+    assert!(world.alive().is_empty());
+}
+
+#[tokio::test]
 async fn a_teardown_that_is_never_confirmed_stops_the_search_and_is_never_given_up() {
     let world = with(&["delete_ignored", "stuck_at"]).await;
     let mut rounds = world.rounds();

@@ -98,10 +98,10 @@ fn perform(world: &mut World, device: &Device, action: Action, byte: u8) -> Outc
             }
             Outcome::TwinsRemoved(Ok(()))
         }
-        Action::SwitchOff if fails => Outcome::SwitchedOff(Err(error(byte / 3))),
         Action::SwitchOff if !world.machines.iter().any(|(id, _)| Some(id.as_str()) == device.machine_id()) => {
             Outcome::SwitchedOff(Err(VendorError::NotFound("gone".to_owned())))
         }
+        Action::SwitchOff if fails => Outcome::SwitchedOff(Err(error(byte / 3))),
         Action::SwitchOff => Outcome::SwitchedOff(Ok(None)),
         Action::Diagnose if fails => Outcome::Diagnosed(Err(passing())),
         Action::Diagnose => Outcome::Diagnosed(Ok(Vec::new())),
