@@ -189,16 +189,19 @@ impl DeviceStore {
         Ok(item.and_then(|item| Some(item.get("sealed")?.as_b().ok()?.clone().into_inner())))
     }
 
-    /// A record that nobody will work on any more, and its diagnostic records, go after [`KEPT`].
+    /// A record that nobody will work on any more, its place in the tenant's list and its diagnostic
+    /// records go after [`KEPT`].
     async fn let_expire(&self, device: &Device) {
-        // The record itself was written with its expiry; the attempts before it are told now.
-        for number in 1..=device.attempts() {
+        // The record itself was written with its expiry; what was written before it is told now.
+        let attempts = (1..=device.attempts()).map(|number| key(device_pk(device.id), attempt_sk(number)));
+        let listed = key(format!("TENANT#{}", device.tenant), device.id.to_string());
+        for key in attempts.chain([listed]) {
             let update = self
                 .store
                 .client()
                 .update_item()
                 .table_name(self.table())
-                .set_key(Some(key(device_pk(device.id), attempt_sk(number))))
+                .set_key(Some(key))
                 .update_expression("SET #ttl = :ttl")
                 .condition_expression("attribute_exists(pk)")
                 .expression_attribute_names("#ttl", "ttl")
@@ -207,7 +210,7 @@ impl DeviceStore {
                 && !error.is_condition_failed()
             {
                 // They are small, and nothing is read from them: at worst they stay.
-                tracing::warn!(device = %device.id, %error, "a diagnostic record will not expire");
+                tracing::warn!(device = %device.id, %error, "what is kept of a device will not expire");
                 return;
             }
         }

@@ -118,6 +118,12 @@ async fn perform(vendor: &Vendor, device: &Device, machine: &str, kind: ActionTy
         Err(VendorError::Denied { status: StatusCode::FORBIDDEN, .. }) if vendor.tagged(device.id).await.is_ok() => {
             Err(DeviceError::Gone)
         }
+        Err(
+            VendorError::Refused { text, .. }
+            | VendorError::Place(text)
+            | VendorError::Quota(text)
+            | VendorError::OutOfCapacity(text),
+        ) => Err(DeviceError::Refused(text)),
         Err(error) => Err(error.into()),
     }
 }

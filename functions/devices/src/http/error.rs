@@ -41,6 +41,8 @@ pub(crate) enum DeviceError {
     NotActive(State),
     #[error("the vendor no longer has its machine")]
     Gone,
+    #[error("the vendor refused it: {0}")]
+    Refused(String),
     #[error("others keep writing it")]
     Busy,
     #[error("its userdata cannot be opened")]
@@ -98,6 +100,8 @@ impl From<DeviceError> for Problem {
                     "Within a quarter of an hour the device will say so by itself. DELETE it, or ask for another.",
                 )
             }
+            DeviceError::Refused(text) => Self::new(StatusCode::CONFLICT, "vendor-refused", "The vendor refused it")
+                .detail(format!("It says: {text}")),
             DeviceError::Busy => Self::new(StatusCode::CONFLICT, "busy", "The device is being changed by others")
                 .detail("Nothing was done. Send the same request again in a second.")
                 .retry_after(1),
@@ -143,8 +147,7 @@ fn not_active(state: State) -> Problem {
         .detail(format!("Its state is {}. {what}", state.as_str()))
 }
 
-/// The vendor's words are repeated only where they are about what was asked for: those of a refused
-/// token may have the token in them.
+/// Without the vendor's words: those about a refused token may have the token in them.
 fn of_vendor(error: VendorError) -> Problem {
     match error {
         VendorError::Upstream(error) => {
@@ -173,12 +176,11 @@ fn of_vendor(error: VendorError) -> Problem {
                 ))
                 .retry_after(SETTING_PAUSE)
         }
-        VendorError::OutOfCapacity(text)
-        | VendorError::Quota(text)
-        | VendorError::Place(text)
-        | VendorError::Refused { text, .. } => {
-            Problem::new(StatusCode::CONFLICT, "vendor-refused", "The vendor refused it")
-                .detail(format!("It says: {text}"))
+        // Whoever only asks for a catalogue is refused by something that is no device API.
+        VendorError::OutOfCapacity(_) | VendorError::Quota(_) | VendorError::Place(_) | VendorError::Refused { .. } => {
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "vendor-unusable", "The vendor cannot be used")
+                .detail(format!("It refuses to tell its catalogue. Set {URL} to the base URL of the device API."))
+                .retry_after(SETTING_PAUSE)
         }
     }
 }

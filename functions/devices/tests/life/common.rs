@@ -97,6 +97,12 @@ impl World {
         }
     }
 
+    /// All items of the table.
+    pub async fn everything(&self) -> Vec<kit::dynamo::Item> {
+        let client = self.store.client();
+        client.scan().table_name(self.store.table(&TABLE)).send().await.unwrap().items.unwrap()
+    }
+
     pub fn advance(&self, by: Duration) {
         self.clock.advance(by);
         self.sim.advance(by);

@@ -45,6 +45,12 @@ async fn a_device_comes_up_and_stays_and_is_gone_when_asked() {
     assert!(world.alive().is_empty());
     assert_eq!(whole.device.reason.unwrap().code, Code::Deleted);
     assert!(world.devices().work().await.unwrap().is_empty() && world.devices().alive().await.unwrap().is_empty());
+
+    // All of it goes in the end, and not before.
+    assert_eq!(world.embedded.sweep_expired().await.unwrap(), 0);
+    let items = world.everything().await;
+    assert!(items.iter().all(|item| item.contains_key("ttl") || item["pk"].as_s().unwrap() == "SWEEP"), "{items:#?}");
+    assert_eq!(items.iter().filter(|item| item.contains_key("ttl")).count(), 3, "record, attempt, place in the list");
 }
 
 #[tokio::test]
