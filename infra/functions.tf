@@ -17,12 +17,13 @@ resource "aws_lambda_function" "function" {
   description   = "muster: ${each.key} (${each.value.kind})"
   role          = aws_iam_role.function[each.key].arn
 
-  runtime       = "provided.al2023"
-  handler       = "bootstrap"
+  runtime = "provided.al2023"
+  # Both functions of a capability run one binary, which is told by this what it is (`_HANDLER`).
+  handler       = each.value.kind
   architectures = [var.architecture]
-  filename      = "${var.package_dir}/${each.key}.zip"
+  filename      = "${var.package_dir}/${each.value.package}.zip"
   # Without a zip the creation fails and names the file; plans and tests need none.
-  source_code_hash = try(filebase64sha256("${var.package_dir}/${each.key}.zip"), null)
+  source_code_hash = try(filebase64sha256("${var.package_dir}/${each.value.package}.zip"), null)
   publish          = true
 
   memory_size = each.value.memory_mb
@@ -43,7 +44,7 @@ resource "aws_lambda_function" "function" {
 
   environment {
     variables = merge(
-      { for name in each.value.environment : name => var.settings[name] if contains(keys(var.settings), name) },
+      { for name in each.value.environment : name => local.settings[name] if contains(keys(local.settings), name) },
       { for name in each.value.secrets : "${name}_SECRET" => aws_secretsmanager_secret.upstream[name].arn },
       { for name, topic in local.topics : topic.setting => topic.arn if contains(each.value.topics, name) },
       {

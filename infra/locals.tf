@@ -20,6 +20,7 @@ locals {
   functions = {
     for f in jsondecode(file("${path.module}/functions.json")).functions : f.name => {
       kind              = f.kind
+      package           = f.package
       memory_mb         = f.memory_mb
       timeout_seconds   = f.timeout_seconds
       tables            = { for table, actions in f.tables : table => sort(actions) }
@@ -56,6 +57,11 @@ locals {
   first_http_function = [for f in jsondecode(file("${path.module}/functions.json")).functions : f.name if f.kind == "http"][0]
 
   secrets = toset(flatten([for f in local.functions : f.secrets]))
+
+  # The functions' settings: the operator's, and what follows from the stack's name where the operator
+  # has not said otherwise. Two stacks in one project of the device API must not take each other's
+  # machines for their own.
+  settings = merge({ MUSTER_PACKET_TAG = local.prefix }, var.settings)
 
   # The upstreams by the names that the functions' metrics give them: MUSTER_LORAWAN_URL is lorawan.
   upstreams = toset([

@@ -117,6 +117,14 @@ locals {
         period     = 60
       }) if contains(keys(var.settings), "MUSTER_DEPLOYMENTS_URL")
     },
+    {
+      for name, alarm in local.device_alarms : name => merge(alarm, {
+        namespace  = "muster"
+        statistic  = "Maximum"
+        dimensions = { Environment = local.prefix, Function = "${local.prefix}-devices-worker" }
+        bad        = 1
+      }) if contains(keys(var.settings), "MUSTER_PACKET_URL")
+    },
   )
   alarm_names = keys(local.alarms)
 
@@ -147,6 +155,26 @@ locals {
       periods = 30
       bad     = 30
       what    = "For half an hour a deployment, or one after the other, could not be read, and was not scaled. GET /api/v1/deployments?state=unreadable and ?state=breaker_open list them with what is wrong."
+    }
+  }
+}
+
+# About machines that cost and that nobody wants any more. What a run measures comes at its end, so a
+# period may be without a value while a run of five minutes goes on, and one without a sweep: one bad
+# value of the last ones counts, and the alarm stays until there is none.
+locals {
+  device_alarms = {
+    "device-teardown-overdue" = {
+      metric  = "DeviceTeardownsOverdue"
+      period  = 300
+      periods = 2
+      what    = "For ten minutes and more the vendor of machines has not confirmed that a machine is gone, which may cost all the while. devices-worker goes on asking. GET /api/v1/devices?state=Deleting lists them, `trouble` says what the vendor answers: a locked machine must be unlocked there."
+    }
+    "device-orphans" = {
+      metric  = "DeviceOrphans"
+      period  = 900
+      periods = 3
+      what    = "The vendor has machines with our tag that no record accounts for. The log of devices-worker names them. Delete them there, or set MUSTER_PACKET_SWEEP to delete; first make sure that no other installation has the same MUSTER_PACKET_TAG in this project."
     }
   }
 }
@@ -217,6 +245,8 @@ locals {
     "F Hosts, and requests without answer"  = { metrics = ["HostsAdded", "HostsRemoved", "ScalingsUnknown"], by = "Function", stat = "Sum" }
     "G Minutes without scaling down"        = { metrics = ["ScalingFrozen"], by = "Function", stat = "Maximum" }
     "H Age of the list, milliseconds"       = { metrics = ["DeploymentsListAge"], by = "Function", stat = "Maximum" }
+    "I Devices up, failed, and attempts"    = { metrics = ["DevicesUp", "DevicesFailed", "DeviceAttemptsFailed"], by = "Function", stat = "Sum" }
+    "J Machines that should be gone"        = { metrics = ["DeviceTeardownsOverdue", "DeviceOrphans"], by = "Function", stat = "Maximum" }
   }
 }
 

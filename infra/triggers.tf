@@ -45,8 +45,8 @@ resource "aws_scheduler_schedule" "worker" {
   }
 }
 
-# A new batch starts its worker at once; the schedule is for what a stream cannot tell: that a
-# worker died, or that a lease has expired.
+# A new batch starts its worker at once, and so does a device that there is something to do for; the
+# schedule is for what a stream cannot tell: that a worker died, or that a lease has expired.
 resource "aws_lambda_event_source_mapping" "stream" {
   for_each = { for name, f in local.worker_functions : name => f if f.stream != null }
 

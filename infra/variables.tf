@@ -161,7 +161,7 @@ variable "architecture" {
 }
 
 variable "package_dir" {
-  description = "The folder with a zip for each function, as scripts/package leaves them."
+  description = "The folder with a zip for each package of functions.json, as scripts/package leaves them."
   type        = string
   default     = "../target/package"
 }

@@ -13,5 +13,7 @@ settings = {
   # MUSTER_CPX_URL      = "https://cpx.example"
   # MUSTER_DEPLOYMENTS_URL = "https://deployments.example"
   # MUSTER_ALERTS_WEBHOOK_URL = "https://hooks.example/muster"
+  # MUSTER_PACKET_URL     = "https://devices.example"
+  # MUSTER_PACKET_PROJECT = "2f1e9a7c-6d35-4c1b-9a55-0c8f3f1d7e42"
   MUSTER_SHOUTCLOUD_URL = "http://api.shoutcloud.io"
 }

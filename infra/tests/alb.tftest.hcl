@@ -46,6 +46,9 @@ run "every_route_reaches_its_own_function_and_the_rest_is_a_404" {
         "/api/v1/deployments"        = "autoscaler", "/api/v1/deployments/eu-1/decisions" = "autoscaler", "/api/v1/deployments/a%2Fb/policy" = "autoscaler",
         "/api/v1/deployments-policy" = "autoscaler", "/api/v1/deployments-policy/x" = "", "/api/v1/deployments-x" = "", "/api/v1/deployment" = "",
         "/healthz/autoscaler"        = "autoscaler", "/healthz/autoscaler-worker" = "",
+        "/api/v1/devices"            = "devices", "/api/v1/devices/plan" = "devices", "/api/v1/devices/x/actions" = "devices", "/api/v1/device" = "", "/api/v1/devices-x" = "",
+        "/api/v1/catalog/plans"      = "devices", "/api/v1/catalog/operating-systems" = "devices", "/api/v1/catalog" = "", "/api/v1/catalogs/plans" = "",
+        "/healthz/devices"           = "devices", "/healthz/devices-worker" = "",
         "/api/v1/batch"              = "batches", "/api/v1/batches/x" = "batches", "/api/v1/shout" = "shout", "/api/v1/shout/x" = "", "/healthz" = "shout",
       } :
       join(" ", distinct([
@@ -64,6 +67,10 @@ run "every_route_reaches_its_own_function_and_the_rest_is_a_404" {
   assert {
     condition     = { for key, rule in local.listener_rules : key => rule.priority if rule.function == "autoscaler" } == { "autoscaler/0" = 400 }
     error_message = "the four paths of autoscaler take one rule"
+  }
+  assert {
+    condition     = { for key, rule in local.listener_rules : key => rule.priority if rule.function == "devices" } == { "devices/0" = 500 }
+    error_message = "the four paths of devices take one rule"
   }
 
   assert {

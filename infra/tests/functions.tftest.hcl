@@ -16,6 +16,9 @@ variables {
     MUSTER_MIN_HEALTHY             = "3"
     MUSTER_DEPLOYMENTS_URL         = "https://deployments.example"
     MUSTER_DEPLOYMENTS_CONCURRENCY = "64"
+    MUSTER_PACKET_URL              = "https://devices.example"
+    MUSTER_PACKET_PROJECT          = "p-1"
+    MUSTER_PACKET_SWEEP            = "delete"
   }
 }
 
@@ -38,6 +41,23 @@ run "the_stack_is_what_functions_json_and_tables_json_say" {
     ])
     error_message = "a function differs from its entry"
   }
+  # The handler is all that the functions of one capability have to tell them apart by.
+  assert {
+    condition = {
+      for name, f in aws_lambda_function.function : name => "${basename(f.filename)} ${f.handler}"
+      } == {
+      shout             = "shout.zip http"
+      batches           = "batches.zip http"
+      batches-worker    = "batches.zip worker"
+      services          = "services.zip http"
+      services-worker   = "services.zip worker"
+      autoscaler        = "autoscaler.zip http"
+      autoscaler-worker = "autoscaler.zip worker"
+      devices           = "devices.zip http"
+      devices-worker    = "devices.zip worker"
+    }
+    error_message = "a function runs another zip than its package's, or is told that it is another function"
+  }
   assert {
     condition     = alltrue([for name, alias in aws_lambda_alias.live : alias.name == "live"]) && toset(keys(aws_lambda_alias.live)) == toset(keys(local.functions))
     error_message = "every function needs the alias live"
@@ -46,7 +66,7 @@ run "the_stack_is_what_functions_json_and_tables_json_say" {
     condition = {
       for name, f in aws_lambda_function.function : name => f.reserved_concurrent_executions
       if f.reserved_concurrent_executions != -1
-    } == { batches-worker = 2, services-worker = 1, autoscaler-worker = 2 }
+    } == { batches-worker = 2, services-worker = 1, autoscaler-worker = 2, devices-worker = 2 }
     error_message = "workers have their places reserved, those whose runs fill their minutes two; HTTP functions have none"
   }
   # A run that may outlast the minute meets the next tick: that needs a place.
@@ -58,7 +78,7 @@ run "the_stack_is_what_functions_json_and_tables_json_say" {
     condition = {
       for name, config in aws_lambda_function_event_invoke_config.worker :
       name => "${config.qualifier} ${config.maximum_retry_attempts} ${config.maximum_event_age_in_seconds}"
-    } == { batches-worker = "live 1 120", services-worker = "live 1 120", autoscaler-worker = "live 0 120" }
+    } == { batches-worker = "live 1 120", services-worker = "live 1 120", autoscaler-worker = "live 0 120", devices-worker = "live 1 120" }
     error_message = "a failed run is tried again once, but for the autoscaler's, whose next tick has come by then"
   }
   assert {
@@ -119,6 +139,33 @@ run "the_stack_is_what_functions_json_and_tables_json_say" {
       })
     ]) && local.functions["autoscaler"].environment == local.functions["autoscaler-worker"].environment
     error_message = "autoscaler and autoscaler-worker do not read the deployments with the same settings"
+  }
+
+  # The worker's two settings are about what it does by itself. The tag follows from the stack's name:
+  # the sweep of one stack must not find another's machines.
+  assert {
+    condition = (
+      aws_lambda_function.function["devices"].environment[0].variables == tomap({
+        MUSTER_PACKET_URL          = "https://devices.example"
+        MUSTER_PACKET_PROJECT      = "p-1"
+        MUSTER_PACKET_TAG          = "muster-test"
+        MUSTER_PACKET_TOKEN_SECRET = aws_secretsmanager_secret.upstream["MUSTER_PACKET_TOKEN"].arn
+        MUSTER_ENVIRONMENT         = "muster-test"
+        MUSTER_LOG                 = "info"
+        MUSTER_TABLE_PREFIX        = "muster-test-"
+      })
+      && aws_lambda_function.function["devices-worker"].environment[0].variables
+      == tomap(merge(aws_lambda_function.function["devices"].environment[0].variables, { MUSTER_PACKET_SWEEP = "delete" }))
+      && toset(local.functions["devices-worker"].environment)
+      == setunion(local.functions["devices"].environment, ["MUSTER_PACKET_SWEEP", "MUSTER_PACKET_DEAD_MANS_SWITCH"])
+    )
+    error_message = "devices and devices-worker do not have the same vendor, or more or less than their entries list"
+  }
+  assert {
+    condition = [
+      for name, f in aws_lambda_function.function : name if contains(keys(f.environment[0].variables), "MUSTER_PACKET_TAG")
+    ] == ["devices", "devices-worker"]
+    error_message = "a function gets a setting that its entry does not list"
   }
 
   # The policies are exact.
@@ -250,6 +297,15 @@ run "the_stack_is_what_functions_json_and_tables_json_say" {
     )
     error_message = "the worker of batches is woken by new batches only"
   }
+  assert {
+    condition = (
+      jsondecode(one(one(aws_lambda_event_source_mapping.stream["devices-worker"].filter_criteria).filter).pattern)
+      == { eventName = ["INSERT"], dynamodb = { Keys = { pk = { S = ["WORK"] } } } }
+      && aws_lambda_event_source_mapping.stream["devices-worker"].event_source_arn == aws_dynamodb_table.table["devices"].stream_arn
+      && toset(keys(aws_lambda_event_source_mapping.stream)) == toset(["batches-worker", "devices-worker"])
+    )
+    error_message = "the worker of devices is woken by what comes onto its list, and by nothing else"
+  }
 
   # Tables are what the capabilities define.
 
@@ -296,8 +352,9 @@ run "the_stack_is_what_functions_json_and_tables_json_say" {
     condition = alltrue([
       for name in concat(
         ["load-balancer-5xx", "answers-5xx", "dead-letters"],
-        [for upstream in ["cpx", "deployments", "lorawan", "shoutcloud"] : "upstream-${upstream}"],
+        [for upstream in ["cpx", "deployments", "lorawan", "packet", "shoutcloud"] : "upstream-${upstream}"],
         ["scaling-frozen", "deployments-not-reached", "deployments-list-old", "deployments-unreadable"],
+        ["device-teardown-overdue", "device-orphans"],
         [for f in keys(local.functions) : "errors-${f}"],
         [for f in keys(local.functions) : "throttles-${f}"],
         [for f in keys(local.worker_functions) : "not-run-${f}"],
@@ -326,11 +383,26 @@ run "the_stack_is_what_functions_json_and_tables_json_say" {
     ])
     error_message = "an alarm about scaling looks at another metric than the worker's, or at another time"
   }
+  # A sweep is a quarter of an hour after the last one, and a run tells at its end.
+  assert {
+    condition = {
+      for name, alarm in aws_cloudwatch_metric_alarm.alarm : name =>
+      "${alarm.namespace} ${alarm.metric_name} ${alarm.statistic} ${alarm.comparison_operator} ${alarm.threshold}: ${alarm.datapoints_to_alarm} of ${alarm.evaluation_periods} x ${alarm.period} s, ${alarm.treat_missing_data}"
+      if contains(keys(local.device_alarms), name)
+      } == {
+      device-teardown-overdue = "muster DeviceTeardownsOverdue Maximum GreaterThanOrEqualToThreshold 1: 1 of 2 x 300 s, notBreaching"
+      device-orphans          = "muster DeviceOrphans Maximum GreaterThanOrEqualToThreshold 1: 1 of 3 x 900 s, notBreaching"
+      } && alltrue([
+        for name in keys(local.device_alarms) :
+        aws_cloudwatch_metric_alarm.alarm[name].dimensions == tomap({ Environment = "muster-test", Function = "muster-test-devices-worker" })
+    ])
+    error_message = "an alarm about machines looks at another metric than the worker's, or at another time"
+  }
   # All others look at five minutes as one.
   assert {
     condition = alltrue([
       for name, alarm in aws_cloudwatch_metric_alarm.alarm : alarm.period == 300 && alarm.evaluation_periods == 1
-      if !contains(keys(local.scaling_alarms), name)
+      if !contains(concat(keys(local.scaling_alarms), keys(local.device_alarms)), name)
     ])
     error_message = "an alarm's time has changed"
   }
@@ -345,7 +417,7 @@ run "the_stack_is_what_functions_json_and_tables_json_say" {
   assert {
     condition = toset([
       for widget in jsondecode(aws_cloudwatch_dashboard.main.dashboard_body).widgets : widget.properties.metrics[0][0].expression
-      if can(regex("^(Servers|Alerts firing|Deployments|Hosts|Minutes without|Age of the list)", widget.properties.title))
+      if can(regex("^(Servers|Alerts firing|Deployments|Hosts|Minutes without|Age of the list|Devices|Machines)", widget.properties.title))
       ]) == toset([
       "SEARCH('{muster,Environment,Function} Environment=\"muster-test\" MetricName=(\"ServersSeen\" OR \"ServersUnknown\")', 'Maximum', 60)",
       "SEARCH('{muster,Environment,Function} Environment=\"muster-test\" MetricName=(\"AlertsFiring\")', 'Maximum', 60)",
@@ -353,8 +425,10 @@ run "the_stack_is_what_functions_json_and_tables_json_say" {
       "SEARCH('{muster,Environment,Function} Environment=\"muster-test\" MetricName=(\"HostsAdded\" OR \"HostsRemoved\" OR \"ScalingsUnknown\")', 'Sum', 60)",
       "SEARCH('{muster,Environment,Function} Environment=\"muster-test\" MetricName=(\"ScalingFrozen\")', 'Maximum', 60)",
       "SEARCH('{muster,Environment,Function} Environment=\"muster-test\" MetricName=(\"DeploymentsListAge\")', 'Maximum', 60)",
+      "SEARCH('{muster,Environment,Function} Environment=\"muster-test\" MetricName=(\"DevicesUp\" OR \"DevicesFailed\" OR \"DeviceAttemptsFailed\")', 'Sum', 60)",
+      "SEARCH('{muster,Environment,Function} Environment=\"muster-test\" MetricName=(\"DeviceTeardownsOverdue\" OR \"DeviceOrphans\")', 'Maximum', 60)",
     ])
-    error_message = "the dashboard does not show what services-worker and autoscaler-worker measure"
+    error_message = "the dashboard does not show what the workers of services, autoscaler and devices measure"
   }
   # No two graphs lie on one another, and none is taken for another one's place.
   assert {
@@ -399,10 +473,12 @@ run "with_a_customer_key_the_roles_may_use_it_for_what_they_do" {
     condition     = aws_cloudwatch_metric_alarm.alarm["upstream-alerts_webhook"].dimensions.Upstream == "alerts_webhook"
     error_message = "a webhook that is always refused must be noticed, by the name that its metrics have"
   }
-  # These settings have no deployments API.
+  # These settings have no deployments API, and no vendor of machines.
   assert {
-    condition     = length(setintersection(keys(local.scaling_alarms), keys(aws_cloudwatch_metric_alarm.alarm))) == 0
-    error_message = "there is an alarm about deployments where none are scaled"
+    condition = length(setintersection(
+      concat(keys(local.scaling_alarms), keys(local.device_alarms)), keys(aws_cloudwatch_metric_alarm.alarm)
+    )) == 0
+    error_message = "there is an alarm about deployments where none are scaled, or about machines where none are launched"
   }
 }
 
@@ -413,6 +489,13 @@ run "production_is_protected_and_an_old_version_can_be_pinned" {
     pinned_versions     = { batches = "3" }
     environment         = "prod"
     deletion_protection = true
+    settings            = { MUSTER_PACKET_TAG = "fleet" }
+  }
+
+  # What an operator sets is not overruled: a stack of another name can go on with the same machines.
+  assert {
+    condition     = alltrue([for name in ["devices", "devices-worker"] : aws_lambda_function.function[name].environment[0].variables.MUSTER_PACKET_TAG == "fleet"])
+    error_message = "the operator's tag is not the one that is used"
   }
 
   assert {

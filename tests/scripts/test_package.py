@@ -85,7 +85,7 @@ class Zips(unittest.TestCase):
             script.refuse_large({"shout": fits, "batches": large})
         self.assertNotIn("shout", str(caught.exception))
 
-    def test_the_table_has_a_line_for_each_function(self):
+    def test_the_table_has_a_line_for_each_package(self):
         binary = self.binary("shout", bytes(1_500_000), 1_600_000_000, 0o755)
         lines = script.table({"shout": binary}, {"shout": b"packed"}).splitlines()
         self.assertEqual(len(lines), 2)
@@ -124,19 +124,18 @@ class Binaries(unittest.TestCase):
         with self.assertRaisesRegex(script.Failed, "riscv64"):
             script.native("riscv64")
 
-    def test_a_function_is_found_by_its_binary(self):
-        packages = script.packages_of(["one", "one-worker"], workspace(one=["one", "one-worker"], two=["two"]))
-        self.assertEqual(packages, {"one": "one", "one-worker": "one"})
+    def test_a_package_that_is_not_there_is_named(self):
+        with self.assertRaisesRegex(script.Failed, "the package three, which this workspace does not have"):
+            script.require_binaries(["one", "three"], workspace(one=["one"], two=["two"]))
 
-    def test_a_function_without_a_binary_is_named(self):
-        # The package has a library of that name, which is not enough.
-        with self.assertRaisesRegex(script.Failed, "no package has a binary of that name") as caught:
-            script.packages_of(["one"], workspace(one=["another"]))
-        self.assertIn('name = "one"', caught.exception.hint)
-
-    def test_a_binary_that_two_packages_have_is_refused(self):
-        with self.assertRaisesRegex(script.Failed, "one, two"):
-            script.packages_of(["worker"], workspace(one=["worker"], two=["worker"]))
+    def test_a_package_has_one_binary_and_it_has_the_same_name(self):
+        script.require_binaries(["one", "two"], workspace(one=["one"], two=["two"], command=["command", "another"]))
+        # It has a library of its name, which is not enough.
+        for binaries, said in ((["another"], "it has another"), (["one", "one-worker"], "it has one, one-worker"),
+                               ([], "it has none")):
+            with self.assertRaisesRegex(script.Failed, f"the package one must have one binary of its own name; {said}$") as caught:
+                script.require_binaries(["two", "one"], workspace(one=binaries, two=["two"]))
+            self.assertIn("functions/one/src/main.rs", caught.exception.hint)
 
     def test_compiler_flags_of_the_surroundings_are_left_out(self):
         flags = ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS",
@@ -150,11 +149,19 @@ class Binaries(unittest.TestCase):
 
 
 class ThisClone(unittest.TestCase):
-    def test_every_function_of_the_stack_has_a_binary(self):
-        names = script.functions()
+    def test_every_function_of_the_stack_runs_a_package_that_is_built_once(self):
+        names = script.packages()
         stack = json.loads((ROOT / "infra" / "functions.json").read_text())
-        self.assertEqual(names, [function["name"] for function in stack["functions"]])
-        self.assertEqual(list(script.packages_of(names, script.metadata())), names)
+        self.assertEqual(set(names), {function["package"] for function in stack["functions"]})
+        self.assertEqual(len(names), len(set(names)))
+        script.require_binaries(names, script.metadata())
+
+    def test_a_capability_has_one_function_of_each_kind_at_most(self):
+        # The kind is the handler, and the handler is what the binary tells its functions apart by.
+        stack = json.loads((ROOT / "infra" / "functions.json").read_text())
+        kinds = [(function["package"], function["kind"]) for function in stack["functions"]]
+        self.assertEqual(len(kinds), len(set(kinds)))
+        self.assertLessEqual({kind for _, kind in kinds}, {"http", "worker"})
 
     def test_the_release_profile_leaves_nothing_for_cargo_lambda_to_fill_in(self):
         # What is not stated, cargo-lambda sets its own way: panic = "abort", for one.

@@ -21,6 +21,9 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+# What `muster-sim packet` takes unless it is told otherwise.
+PROJECT = "2f1e9a7c-6d35-4c1b-9a55-0c8f3f1d7e42"
+PACKET_TOKEN = "muster-sim-packet-token"
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").resolve() / "debug"
 
 
@@ -167,7 +170,10 @@ class Stage(unittest.TestCase):
         shoutcloud = cls.start([TARGET / "muster-sim", "shoutcloud"])
         cls.upstreams = {"MUSTER_LORAWAN_URL": lorawan, "MUSTER_SHOUTCLOUD_URL": shoutcloud}
         fleet, deployments = (cls.start([TARGET / "muster-sim", *what]) for what in (["cpx"], ["deployments", "--count", "12"]))
-        cls.server, cls.key = cls.serve("state", MUSTER_CPX_URL=fleet, MUSTER_DEPLOYMENTS_URL=deployments)
+        vendor = cls.start([TARGET / "muster-sim", "packet"])
+        cls.machines = {"MUSTER_PACKET_URL": vendor, "MUSTER_PACKET_PROJECT": PROJECT}
+        cls.server, cls.key = cls.serve("state", MUSTER_CPX_URL=fleet, MUSTER_DEPLOYMENTS_URL=deployments,
+                                        MUSTER_PACKET_TOKEN=PACKET_TOKEN, **cls.machines)
         cls.narrow = cls.ask("POST", "/api/v1/keys", {"tenant": "smoke", "scopes": ["shout:write"]})["token"]
 
     @classmethod
@@ -218,6 +224,7 @@ class Smoke(Stage):
         self.assertEqual(sum(outcome == "ok" for outcome, _ in lines), 72, lines)
         self.assertIn(("ok", "services: 10 services on 150 servers"), lines)
         self.assertTrue(any(text.startswith("autoscaler: 12 deployments: ") for _, text in lines), lines)
+        self.assertTrue(any(re.match(r"devices: what could be launched: [1-9]\d* combinations, first ", text) for _, text in lines), lines)
 
     def test_without_a_key_it_looks_at_what_is_public(self):
         lines, failed = self.smoke(self.server, "--batch", "30", key="")
@@ -265,6 +272,12 @@ class Smoke(Stage):
             "autoscaler: its worker has ticked: last at 19": replaced(200, b'"ticked_at":"20', b'"ticked_at":"19'),
             "autoscaler: its worker has ticked: never": answer(lambda status, headers, body, path: (
                 status, headers, re.sub(b'"ticked_at":"[^"]*"', b'"ticked_at":null', body))),
+            "devices /api/v1/catalog/plans: its list": answer(lambda status, headers, body, path: (
+                status, headers, body.replace(b'"items"', b'"things"') if path == "/api/v1/catalog/plans?max_age=1" else body)),
+            "devices /api/v1/devices: an id of nobody": answer(lambda status, headers, body, path: (
+                200 if path.startswith("/api/v1/devices/0000") and status == 404 and "smoke" not in path else status, headers, body)),
+            "devices: what could be launched: [9999999": answer(lambda status, headers, body, path: (
+                status, headers, re.sub(rb'"price":[\d.]+', b'"price":9999999', body, count=1) if path == "/api/v1/devices/plan" else body)),
             "nobody writes over another version: ETag": without("etag"),
             # Without the header, or with one that everything fits, something would be written.
             "nobody writes over another version: 428": request(lambda method, path, headers, body: (
@@ -285,6 +298,7 @@ class Smoke(Stage):
         # Not even the ones that let everybody in.
         made = self.ask("GET", "/api/v1/batches?deleted=true&limit=500")
         self.assertEqual([item for item in made["items"] if item["label"] != "smoke test"], [], "nothing is made without --batch")
+        self.assertEqual(self.ask("GET", "/api/v1/devices")["items"], [], "nothing is launched")
 
     def test_each_step_of_a_batch_fails_where_the_thing_that_it_is_for_is_spoilt(self):
         keys = iter(range(10 ** 6))
@@ -323,15 +337,29 @@ class Smoke(Stage):
         self.assertEqual(failed, [])
         self.assertIn(("skipped", "services: reached, but MUSTER_CPX_URL is not set"), lines)
         self.assertIn(("skipped", "autoscaler: reached, but MUSTER_DEPLOYMENTS_URL is not set"), lines)
+        self.assertIn(("skipped", "devices: what could be launched: reached, but MUSTER_PACKET_URL is not set"), lines)
+        # The lists of devices are ours, those of the catalogue are not.
+        self.assertIn(("ok", "devices /api/v1/devices: its list"), lines)
+        self.assertIn(("skipped", "devices /api/v1/catalog/plans: its list: reached, but MUSTER_PACKET_URL is not set"), lines)
         with Proxy(server, replaced(503, b"MUSTER_CPX_URL", b"something")) as proxy:
             _, failed = self.smoke(proxy.url, key=key)
             self.assertTrue(any(line.startswith("services: ") and "expected the setting to be named" in line for line in failed), failed)
+        server, key = self.serve("without-token", **self.machines)
+        lines, failed = self.smoke(server, key=key)
+        self.assertEqual(failed, [])
+        self.assertIn(("skipped", "devices: what could be launched: reached, but MUSTER_PACKET_TOKEN is not set"), lines)
+        # A token that the vendor refuses is the operator's to change.
+        server, key = self.serve("wrong-token", MUSTER_PACKET_TOKEN="x", **self.machines)
+        _, failed = self.smoke(server, key=key)
+        self.assertTrue(failed and all(line.startswith("devices") and "vendor-denied" in line for line in failed), failed)
         # Nobody listens at port 1.
-        server, key = self.serve("away", MUSTER_CPX_URL="http://127.0.0.1:1")
+        away = {name: "http://127.0.0.1:1" for name in ("MUSTER_CPX_URL", "MUSTER_PACKET_URL")}
+        server, key = self.serve("away", MUSTER_PACKET_PROJECT=PROJECT, MUSTER_PACKET_TOKEN=PACKET_TOKEN, **away)
         lines, failed = self.smoke(server, key=key)
         self.assertEqual(failed, [])
         skipped = [text for outcome, text in lines if outcome == "skipped"]
         self.assertTrue(any(text.startswith("services: reached, but its upstream is away") for text in skipped), lines)
+        self.assertTrue(any(text.startswith("devices: what could be launched: reached, but its upstream is away") for text in skipped), lines)
 
 
 class SmokeOverTls(Stage):

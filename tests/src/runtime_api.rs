@@ -90,8 +90,9 @@ struct Api {
 }
 
 impl Function {
-    /// Starts `bootstrap` as Lambda would, with the variables of `environment` besides Lambda's own,
-    /// and with nothing of this process's environment but the search path.
+    /// Starts `bootstrap` as Lambda would, with the variables of `environment` besides Lambda's own
+    /// (but for `_HANDLER`, see [`Packaged::start`]), and with nothing of this process's environment
+    /// but the search path.
     pub async fn start(bootstrap: &Path, environment: &[(&str, &str)]) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
@@ -277,19 +278,38 @@ impl Api {
     }
 }
 
-/// The binaries of `functions` as `scripts/package` packs them for this machine, by name.
+/// A function of the stack, as `scripts/package` packs it for this machine.
+#[derive(Debug, Clone)]
+pub struct Packaged {
+    /// Its package's binary.
+    pub bootstrap: PathBuf,
+    /// The handler in its configuration, by which the binary knows which function it is.
+    pub handler: String,
+}
+
+impl Packaged {
+    /// Starts it, see [`Function::start`].
+    pub async fn start(&self, environment: &[(&str, &str)]) -> anyhow::Result<Function> {
+        let handler = ("_HANDLER", self.handler.as_str());
+        Function::start(&self.bootstrap, &[&[handler], environment].concat()).await
+    }
+}
+
+/// The functions of `infra/functions.json`, by name.
 ///
-/// `MUSTER_BOOTSTRAP_DIR` is a folder that holds `<function>/bootstrap`. Where it is not set they are
+/// `MUSTER_BOOTSTRAP_DIR` is a folder that holds `<package>/bootstrap`. Where it is not set they are
 /// packaged first, which takes minutes after a change.
-pub async fn bootstraps(functions: &[&str]) -> anyhow::Result<HashMap<String, PathBuf>> {
+pub async fn packaged() -> anyhow::Result<HashMap<String, Packaged>> {
     let folder = match std::env::var_os("MUSTER_BOOTSTRAP_DIR") {
         Some(folder) => PathBuf::from(folder),
         None => package().await?,
     };
-    functions.iter().map(|name| find(&folder, name)).collect()
+    let stack: Value = serde_json::from_str(include_str!("../../infra/functions.json"))?;
+    let functions = stack["functions"].as_array().context("infra/functions.json has no functions")?;
+    functions.iter().map(|function| find(&folder, function)).collect()
 }
 
-/// Packages the functions and gives back the folder that they are in.
+/// Packages them and gives back the folder that they are in.
 async fn package() -> anyhow::Result<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     // Not where scripts/package leaves what is to be deployed, which may be for another architecture.
@@ -302,8 +322,11 @@ async fn package() -> anyhow::Result<PathBuf> {
     Ok(folder)
 }
 
-fn find(folder: &Path, name: &str) -> anyhow::Result<(String, PathBuf)> {
-    let path = folder.join(name).join("bootstrap");
-    let path = path.canonicalize().with_context(|| format!("{} is not there: run scripts/package", path.display()))?;
-    Ok((name.to_owned(), path))
+fn find(folder: &Path, function: &Value) -> anyhow::Result<(String, Packaged)> {
+    let text = |field: &str| function[field].as_str().with_context(|| format!("no {field}: {function}"));
+    let path = folder.join(text("package")?).join("bootstrap");
+    let bootstrap =
+        path.canonicalize().with_context(|| format!("{} is not there: run scripts/package", path.display()))?;
+    // As infra/functions.tf has it.
+    Ok((text("name")?.to_owned(), Packaged { bootstrap, handler: text("kind")?.to_owned() }))
 }

@@ -339,10 +339,13 @@ async fn the_command_describes_itself() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = machine.run(&["completions", shell]).await.exits(0);
         assert!(script.stdout.contains("muster") && script.stdout.contains("on-uncertain"), "{shell}");
+        assert!(script.stdout.contains("on-interrupt"), "{shell}");
     }
     assert!(machine.run(&["man"]).await.exits(0).stdout.contains(".TH muster 1"));
     let _written = machine.run(&["man", "--dir", "man1"]).await.exits(0);
-    assert!(machine.home().join("man1/muster-batch-create.1").exists());
+    for page in ["muster-batch-create.1", "muster-device-launch.1"] {
+        assert!(machine.home().join("man1").join(page).exists(), "{page}");
+    }
     let document = machine.run(&["openapi"]).await.exits(0).json();
     assert!(document["paths"]["/api/v1/batches"]["post"].is_object());
     assert!(machine.run(&["--version"]).await.exits(0).stdout.starts_with("muster "));
@@ -363,6 +366,11 @@ async fn the_demonstration_runs_to_its_end() {
         "TEELF ,OLLEH",
         "= 113 servers",
         "12 hosts now, 24 of 120 servers free: 20.0 %, and 15 % is wanted",
+        "1  debian_12  c3.small.x86  am6 ",
+        "in am6, 0.5 $/h: failed after 0s (OutOfCapacity: ",
+        "(Stalled: nothing new for ",
+        "Attempt 3: debian_12 on c3.small.x86 in ewr1, 0.5 $/h: came up after ",
+        "Deleted: of 2 machines that the vendor has made 0 are alive.",
     ] {
         assert!(told.contains(said), "it does not say {said:?}:\n{told}");
     }

@@ -15,11 +15,12 @@ use axum::{
     body::{Body, to_bytes},
 };
 use batches::{Batches, store::BatchStore};
+use devices::{Devices, seal::Sealer, store::DeviceStore, supply::Supply, worker::Rounds};
 use http::{HeaderMap, Request, StatusCode};
 use kit::{
     access::{self, Access, ApiKey, NewKey},
     clock::Clock,
-    dynamo::embedded::Embedded,
+    dynamo::{Store, embedded::Embedded},
     http::{RouteSpec, Routes},
     upstream::Upstream,
 };
@@ -29,7 +30,7 @@ use shout::Shout;
 use simulators::{
     cpx::{self, Fixed},
     deployments::{self, Load, Spec},
-    lorawan, shoutcloud,
+    lorawan, packet, shoutcloud,
 };
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -38,7 +39,7 @@ use tower::ServiceExt;
 const PUBLIC: &[(&str, &str)] = &[("GET", "/api/v1/openapi.json")];
 
 /// Routes that take a body and change nothing: who may read may call them.
-const COMPUTES: &[(&str, &str)] = &[("POST", "/api/v1/deployments/simulate")];
+const COMPUTES: &[(&str, &str)] = &[("POST", "/api/v1/deployments/simulate"), ("POST", "/api/v1/devices/plan")];
 
 /// The one service of the simulated CPX, and its one server.
 const SERVICE: &str = "AuthService";
@@ -47,18 +48,24 @@ const SERVER: &str = "10.58.1.1";
 /// The one deployment of the simulated API.
 const DEPLOYMENT: &str = "eu-1";
 
-/// Everything that `muster serve` runs, with its upstreams and a batch of the tenant `acme`.
+/// When the one device is launched, by its worker's clock and by its vendor's.
+const NOON: jiff::Timestamp = jiff::Timestamp::constant(1_800_000_000, 0);
+
+/// Everything that `muster serve` runs, with its upstreams, and a batch and a device of the tenant
+/// `acme`.
 struct World {
     app: Router,
     access: Access,
     specs: Vec<RouteSpec>,
     batch: String,
     alert: String,
+    device: String,
     key: ApiKey,
     cpx: cpx::Simulator,
     deployments: deployments::Simulator,
-    /// What CPX and the deployments API were asked before the test began.
-    asked: [u64; 2],
+    packet: packet::Simulator,
+    /// What CPX, the deployments API and the vendor of machines were asked before the test began.
+    asked: [u64; 3],
     lorawan: lorawan::Simulator,
     shoutcloud: shoutcloud::Simulator,
     _embedded: Embedded,
@@ -76,6 +83,7 @@ fn routes(
     batches: Batches,
     watch: Watch,
     scaling: Scaling,
+    devices: Devices,
     shout: Shout,
 ) -> Vec<(&'static str, Vec<Routes>)> {
     vec![
@@ -83,6 +91,7 @@ fn routes(
         ("batches", vec![batches::routes(batches)]),
         ("services", vec![services::routes(watch)]),
         ("autoscaler", vec![autoscaler::routes(scaling)]),
+        ("devices", vec![devices::routes(devices)]),
         ("serve_only", vec![access::routes(access.clone())]),
     ]
 }
@@ -94,7 +103,8 @@ fn declared() -> BTreeMap<&'static str, Vec<RouteSpec>> {
     let specs = |routes: Vec<Routes>| routes.iter().flat_map(|it| it.specs().to_vec()).collect();
     let watch = Watch::new(&cpx_config(None), store.clone(), Clock::system());
     let scaling = Scaling::new(&scaling_config(None), store.clone(), Clock::system());
-    let all = routes(&access, batches(BatchStore::new(store), None), watch, scaling, Shout::new(None, true));
+    let devices = Devices::new(&packet_config(None), store.clone(), Clock::system(), Arc::default());
+    let all = routes(&access, batches(BatchStore::new(store), None), watch, scaling, devices, Shout::new(None, true));
     all.into_iter().map(|(name, routes)| (name, specs(routes))).collect()
 }
 
@@ -114,7 +124,7 @@ fn scaling_config(url: Option<&str>) -> autoscaler::config::Config {
 }
 
 /// An API whose one deployment has what it wants, and that has been looked at once.
-async fn start_deployments(store: &kit::dynamo::Store) -> deployments::Simulator {
+async fn start_deployments(store: &Store) -> deployments::Simulator {
     let target_free_pct = "15".parse().unwrap();
     let load = Load::Steady { busy: 85 };
     let one = Spec { id: DEPLOYMENT.to_owned(), servers_per_host: 10, target_free_pct, hosts: 10, load };
@@ -126,6 +136,16 @@ async fn start_deployments(store: &kit::dynamo::Store) -> deployments::Simulator
     let report = scaler.tick(autoscaler::samples::slot(clock.now()), &CancellationToken::new()).await.unwrap();
     assert_eq!((report.read, report.bad), (1, 0), "{report:?}");
     sim
+}
+
+fn packet_config(url: Option<&str>) -> devices::config::Config {
+    let setting = |name: &str| match name {
+        devices::config::URL => url.map(str::to_owned),
+        devices::config::PROJECT => Some(packet::PROJECT.to_owned()),
+        devices::config::TOKEN => Some(packet::TOKEN.to_owned()),
+        _ => None,
+    };
+    devices::config::Config::from_settings(setting).unwrap()
 }
 
 async fn start_cpx() -> cpx::Simulator {
@@ -150,8 +170,13 @@ impl World {
         let upstream = Upstream::new(shout::http::URL, shoutcloud.url()).unwrap();
         let deployments = start_deployments(&store).await;
         let scaling = Scaling::new(&scaling_config(Some(deployments.url())), store.clone(), Clock::system());
-        let batches = batches(BatchStore::new(store), Some(lorawan.url().to_owned()));
-        let all = routes(&access, batches, watch, scaling, Shout::new(Some(&upstream), true));
+        let clock = Clock::manual(NOON);
+        let packet = packet::Config { manual: true, epoch: Some(NOON), ..packet::Config::default() };
+        let packet = packet::start(packet).await.unwrap();
+        let config = packet_config(Some(packet.url()));
+        let devices = Devices::new(&config, store.clone(), clock.clone(), Arc::default());
+        let batches = batches(BatchStore::new(store.clone()), Some(lorawan.url().to_owned()));
+        let all = routes(&access, batches, watch, scaling, devices, Shout::new(Some(&upstream), true));
         let all: Vec<Routes> = all.into_iter().flat_map(|(_, routes)| routes).collect();
         let specs = all.iter().flat_map(|routes| routes.specs().to_vec()).collect();
         let app = kit::http::app(all, access.clone());
@@ -162,10 +187,12 @@ impl World {
             specs,
             batch: String::new(),
             alert: String::new(),
+            device: String::new(),
             key,
             cpx,
             deployments,
-            asked: [0, 0],
+            packet,
+            asked: [0; 3],
             lorawan,
             shoutcloud,
             _embedded: embedded,
@@ -173,23 +200,56 @@ impl World {
         let made = world.send("POST", "/api/v1/batches", Some(&format!("Bearer {admin}"))).await;
         assert_eq!(made.status, StatusCode::CREATED);
         made.json()["id"].as_str().unwrap().clone_into(&mut world.batch);
+        world.device = world.bring_up(&config, store, &clock, &format!("Bearer {admin}")).await;
         let alerts = world.send("GET", "/api/v1/alerts?state=all", Some(&format!("Bearer {admin}"))).await;
         alerts.json()["items"][1]["id"].as_str().unwrap().clone_into(&mut world.alert);
         world.asked = world.questions();
         world
     }
 
-    fn questions(&self) -> [u64; 2] {
-        [self.cpx.stats().traffic.requests, self.deployments.stats().traffic.requests]
+    fn questions(&self) -> [u64; 3] {
+        [
+            self.cpx.stats().traffic.requests,
+            self.deployments.stats().traffic.requests,
+            self.packet.stats().traffic.requests,
+        ]
     }
 
-    /// The path of a route, about the batch and the key of `acme`, and the service and the deployment
-    /// that there are.
+    /// A device that is up; `clock` and the vendor's time are in our hands.
+    async fn bring_up(
+        &self,
+        config: &devices::config::Config,
+        store: Store,
+        clock: &Clock,
+        bearer: &str,
+    ) -> String {
+        let asked_for = self.send("POST", "/api/v1/devices", Some(bearer)).await;
+        assert_eq!(asked_for.status, StatusCode::ACCEPTED);
+        let id = asked_for.json()["id"].as_str().unwrap().to_owned();
+        let supply = Supply::new(config.vendor.clone().unwrap(), DeviceStore::new(store.clone()), clock.clone());
+        let sealer = Sealer::new(config.token.clone());
+        let worker = devices::worker::Worker::new(supply, store, sealer, clock.clone(), Arc::default());
+        let mut rounds = Rounds::new(worker);
+        let one = format!("/api/v1/devices/{id}");
+        for _ in 0..60 {
+            rounds.round().await.unwrap();
+            if self.send("GET", &one, Some(bearer)).await.json()["state"] == "Active" {
+                return id;
+            }
+            clock.advance(Duration::from_secs(5));
+            self.packet.advance(Duration::from_secs(5));
+        }
+        panic!("it does not come up: {}", self.send("GET", &one, Some(bearer)).await.json());
+    }
+
+    /// The path of a route, about the batch, the device and the key of `acme`, and the service and the
+    /// deployment that there are.
     fn path(&self, spec: &RouteSpec) -> String {
         let id = match spec.path.split('/').nth(3) {
             Some("keys") => &self.key.id,
             Some("alerts") => &self.alert,
             Some("deployments") => DEPLOYMENT,
+            Some("devices") => &self.device,
             _ => &self.batch,
         };
         let path = spec.path.replace("{id}", id).replace("{n}", "0").replace("{short_code}", "2555B");
@@ -216,6 +276,7 @@ impl World {
                 let demand = json!([{"at": jiff::Timestamp::now(), "busy_servers": 85}]);
                 json!({"samples": demand, "servers_per_host": 10, "target_free_pct": 15, "policy": {"min_hosts": 2}})
             }
+            ("POST", path) if path.ends_with("/actions") => json!({"type": "reboot"}),
             ("PUT", _) => json!({"min_hosts": 2}),
             ("POST", "/api/v1/keys") => json!({"tenant": "acme", "scopes": ["admin"]}),
             _ => json!({}),
@@ -237,11 +298,14 @@ impl World {
 
     /// Nothing of `acme` has changed, and no upstream was asked.
     async fn is_untouched(&self) {
-        let (_, token) = key(&self.access, "acme", &["batches:read", "autoscaler:read"].map(str::to_owned), None).await;
+        let (_, token) = key(&self.access, "acme", &["batches:read", "autoscaler:read", "devices:read"].map(str::to_owned), None).await;
         let list = self.send("GET", "/api/v1/batches?deleted=true", Some(&format!("Bearer {token}"))).await.json();
         assert_eq!(list["items"].as_array().unwrap().len(), 1);
         assert_eq!((&list["items"][0]["id"], &list["items"][0]["status"]), (&json!(self.batch), &json!("Processing")));
         assert!(self.access.keys().get(&self.key.id).await.unwrap().unwrap().revoked_at.is_none());
+        let list = self.send("GET", "/api/v1/devices", Some(&format!("Bearer {token}"))).await.json();
+        assert_eq!(list["items"].as_array().unwrap().len(), 1);
+        assert_eq!((&list["items"][0]["id"], &list["items"][0]["state"]), (&json!(self.device), &json!("Active")));
         assert_eq!(self.lorawan.stats().traffic.requests, 0);
         for path in ["/api/v1/deployments-policy", "/api/v1/deployments/eu-1/policy"] {
             let policy = self.send("GET", path, Some(&format!("Bearer {token}"))).await.json();
@@ -412,25 +476,29 @@ async fn what_belongs_to_another_tenant_is_not_there() {
     let (_, token) = key(&world.access, "globex", &all, None).await;
     let bearer = format!("Bearer {token}");
     let mut about_one = 0;
-    // The servers that CPX lists are the installation's, and so are the deployments that are scaled:
-    // whoever may read them reads all of them.
+    // The servers that CPX lists are the installation's, and so are the deployments that are scaled and
+    // the vendor's catalogue: whoever may read them reads all of them.
     let is_a_tenants = |spec: &RouteSpec| {
         let of_all = ["admin", "services:read", "services:write", "autoscaler:read", "autoscaler:write"];
-        !of_all.contains(&spec.scope.unwrap().0)
+        !of_all.contains(&spec.scope.unwrap().0) && !spec.path.starts_with("/api/v1/catalog/")
     };
     for spec in world.guarded().into_iter().filter(is_a_tenants) {
         let (method, path) = (&spec.method, world.path(&spec));
         if spec.path.contains("{id}") {
             world.send(method, &path, Some(&bearer)).await.problem(404, "not-found", &format!("{method} {path}"));
-            let deleted = format!("{path}?deleted=true");
-            world.send(method, &deleted, Some(&bearer)).await.problem(404, "not-found", &format!("{method} {deleted}"));
+            if path.contains(&world.batch) {
+                let deleted = format!("{path}?deleted=true");
+                let reply = world.send(method, &deleted, Some(&bearer)).await;
+                reply.problem(404, "not-found", &format!("{method} {deleted}"));
+            }
             about_one += 1;
         } else if method == "GET" {
             let reply = world.send(method, &path, Some(&bearer)).await;
             assert_eq!((reply.status, reply.json()), (StatusCode::OK, json!({"items": []})), "{path}");
         }
     }
-    assert_eq!(about_one, 8, "a batch, its deletion, its partitions and codes, in two spellings");
+    let what = "a batch, its deletion, its partitions and codes, in two spellings; a device, its deletion, events and actions";
+    assert_eq!(about_one, 8 + 4, "{what}");
     world.is_untouched().await;
 }
 

@@ -6,7 +6,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::{path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::Path,
+    time::Duration,
+};
 
 use kit::{
     access::{self, KeyStore, NewKey},
@@ -14,15 +18,11 @@ use kit::{
 };
 use serde_json::{Value, json};
 use simulators::{cpx, deployments, lorawan, shoutcloud};
-use system_tests::runtime_api::{Function, Outcome, bootstraps};
+use system_tests::runtime_api::{Function, Outcome, Packaged, packaged};
 use tokio::{net::TcpListener, sync::OnceCell};
 
 /// Longer than any of these requests takes, so that a stuck one is found.
 const TIME: Duration = Duration::from_secs(20);
-
-/// The functions that are started or looked at here.
-const FUNCTIONS: &[&str] =
-    &["shout", "batches", "batches-worker", "services", "services-worker", "autoscaler", "autoscaler-worker"];
 
 /// Each event and the status that anybody gets for it without a key.
 const EVENTS: &[(&str, u16)] = &[
@@ -82,12 +82,9 @@ impl Backend {
 
     /// The process of `name`, which knows this store and nothing else in the world but `more`.
     async fn function(&self, name: &str, more: &[(&str, &str)]) -> Function {
-        // Once for all tests of this file: a release build with link-time optimisation is minutes.
-        static BINARIES: OnceCell<std::collections::HashMap<String, std::path::PathBuf>> = OnceCell::const_new();
-        let binaries = BINARIES.get_or_try_init(|| bootstraps(FUNCTIONS)).await.unwrap();
         let mut environment = vec![("AWS_ENDPOINT_URL_DYNAMODB", self.url.as_str())];
         environment.extend_from_slice(more);
-        Function::start(&binaries[name], &environment).await.unwrap()
+        functions().await[name].start(&environment).await.unwrap()
     }
 
     /// `event` with the key in its headers, in the event's own mode.
@@ -100,6 +97,13 @@ impl Backend {
         }
         event
     }
+}
+
+/// The functions of the stack. Once for all tests of this file: a release build with link-time
+/// optimisation is minutes.
+async fn functions() -> &'static HashMap<String, Packaged> {
+    static FUNCTIONS: OnceCell<HashMap<String, Packaged>> = OnceCell::const_new();
+    FUNCTIONS.get_or_try_init(packaged).await.unwrap()
 }
 
 fn event(name: &str) -> Value {
@@ -173,9 +177,38 @@ async fn survives_every_event(function: &Function, path: &str) {
 async fn a_panic_unwinds() {
     // Only the unwinding half of the standard library has this message.
     let message = b"Rust panics must be rethrown";
-    for (name, path) in bootstraps(FUNCTIONS).await.unwrap() {
-        let binary = std::fs::read(&path).unwrap();
-        assert!(binary.windows(message.len()).any(|window| window == message), "{name} aborts, or Rust has changed");
+    let binaries: BTreeSet<_> = functions().await.values().map(|function| &function.bootstrap).collect();
+    for path in binaries {
+        let binary = std::fs::read(path).unwrap();
+        let unwinds = binary.windows(message.len()).any(|window| window == message);
+        assert!(unwinds, "{} aborts, or Rust has changed", path.display());
+    }
+}
+
+/// One binary is both functions of a capability, so one that is told nothing, or nonsense, must not
+/// guess.
+#[tokio::test]
+async fn a_process_without_a_handler_that_it_knows_does_not_start_and_says_what_to_set() {
+    let mut known = BTreeMap::<_, BTreeSet<&str>>::new();
+    for function in functions().await.values() {
+        known.entry(&function.bootstrap).or_default().insert(&function.handler);
+    }
+    for (bootstrap, handlers) in known {
+        let choice = handlers.iter().copied().collect::<Vec<_>>().join(" or ");
+        let other = if handlers.contains("worker") { "bootstrap" } else { "worker" };
+        for (environment, said) in [
+            (vec![], "_HANDLER is not set".to_owned()),
+            (vec![("_HANDLER", other)], format!("_HANDLER is \"{other}\"")),
+        ] {
+            let process = Function::start(bootstrap, &environment).await.unwrap();
+            let ended = tokio::time::timeout(TIME, process.ended()).await.expect("it ends").unwrap();
+            assert_eq!(ended.code(), Some(1), "{}", process.log());
+            let error = process.init_error().expect("Lambda is told");
+            let message = error["errorMessage"].as_str().unwrap();
+            let expected = format!("{said}; this program can be {choice}. ");
+            assert!(message.starts_with(&expected) && message.contains("set its handler"), "{message}");
+            assert!(process.log().contains("the cold start failed"), "{}", process.log());
+        }
     }
 }
 
@@ -380,7 +413,7 @@ async fn of_two_runs_for_one_minute_each_half_minute_is_worked_on_by_one() {
     let run = async |worker: &Function| worker.invoke(&tick, Duration::from_secs(58)).await.unwrap().response();
     let (one, other, ()) = tokio::join!(run(&first), run(&second), autoscaler_answers(&backend, &upstream));
 
-    let mut worked_on = std::collections::BTreeMap::<u64, Vec<Value>>::new();
+    let mut worked_on = BTreeMap::<u64, Vec<Value>>::new();
     for tick in [&one, &other].into_iter().flat_map(|ended| ended["ticks"].as_array().unwrap()) {
         worked_on.entry(tick["slot"].as_u64().unwrap()).or_default().push(tick.clone());
     }

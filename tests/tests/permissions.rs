@@ -6,6 +6,9 @@
 //! adds it here.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "permissions/devices.rs"]
+mod of_devices;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex},

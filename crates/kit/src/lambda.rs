@@ -1,5 +1,5 @@
-//! How a function runs on Lambda: [`run_http`] behind a load balancer, [`run_worker`] on a schedule
-//! or a stream.
+//! How a function runs on Lambda: [`start`] chooses which of its binary's functions it is, then
+//! [`run_http`] behind a load balancer, [`run_worker`] on a schedule or a stream.
 //!
 //! The one thing to know: **whatever the load balancer sends is answered**. An error of an
 //! invocation, a timeout or a malformed answer is a bare 502 for the client, so a request that
@@ -20,6 +20,7 @@
 
 mod answer;
 mod event;
+mod start;
 mod worker;
 
 use std::{convert::Infallible, fmt, panic::AssertUnwindSafe, time::Duration};
@@ -48,9 +49,10 @@ use crate::{
 use answer::Answer;
 pub use answer::MAX_ANSWER;
 pub use event::{Refusal, check_path};
+pub use start::{Entry, UnknownHandler, start};
 pub use worker::{Invocation, Trigger, UnknownTrigger, run_worker};
 
-/// What a `main` may fail with.
+/// What a function may fail with.
 pub type Error = lambda_http::Error;
 
 /// When the answer to a request has to be there, found in the request's extensions on Lambda.

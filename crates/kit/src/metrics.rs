@@ -30,6 +30,11 @@
 //! | `ScalingsUnknown` | Count | Environment, Function | Sum | autoscaler-worker: requests to scale without an answer; later readings settle them |
 //! | `DeploymentsListAge` | Milliseconds | Environment, Function | Maximum | autoscaler-worker: age of the last list of deployments that was believed |
 //! | `ScalingFrozen` | Count | Environment, Function | Maximum | autoscaler-worker: 1 where no host was taken away anywhere, 0 otherwise |
+//! | `DevicesUp` | Count | Environment, Function | Sum | devices-worker: devices that came up; absent where none did |
+//! | `DevicesFailed` | Count | Environment, Function | Sum | devices-worker: devices that were given up; likewise |
+//! | `DeviceAttemptsFailed` | Count | Environment, Function | Sum | devices-worker: attempts that failed or stood still; likewise |
+//! | `DeviceTeardownsOverdue` | Count | Environment, Function | Maximum | devices-worker: devices whose machine the vendor has not confirmed gone for ten minutes; absent where nothing was worked on |
+//! | `DeviceOrphans` | Count | Environment, Function | Maximum | devices-worker: machines with our tag that no record accounts for, deleted ones included; absent without a sweep |
 //! | `UpstreamRequests` | Count | Environment, Upstream | Sum | requests made, or to be made with a token that could not be read |
 //! | `UpstreamErrors` | Count | Environment, Upstream | Sum; Average is the share | for each request 1 where there was no whole answer, or a 5xx, 429, 401 or 403, and 0 otherwise: another 4xx such as 422 is an answer |
 //! | `UpstreamLatency` | Milliseconds | Environment, Upstream | p50, p90, p99 | for each request the time to the last byte of the answer, or until it was given up |

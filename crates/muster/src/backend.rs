@@ -26,6 +26,7 @@ use batches::{
     store::BatchStore,
     worker::{Timing, Worker},
 };
+use devices::Devices;
 use http::{HeaderMap, HeaderValue, header};
 use jiff::Timestamp;
 use kit::{
@@ -57,7 +58,8 @@ use crate::{
 /// The tenant of a state folder's owner.
 const TENANT: &str = "default";
 /// Every table there is: that of the keys, and one for each capability that keeps something.
-pub const TABLES: [&TableDef; 4] = [&kit::access::TABLE, &batches::TABLE, &services::TABLE, &autoscaler::TABLE];
+pub const TABLES: [&TableDef; 5] =
+    [&kit::access::TABLE, &batches::TABLE, &devices::TABLE, &services::TABLE, &autoscaler::TABLE];
 /// How often what has expired is deleted, as DynamoDB does by itself.
 const SWEEP_EVERY: Duration = Duration::from_hours(1);
 
@@ -67,6 +69,9 @@ pub struct Backend {
     store: Store,
     access: Access,
     wake: Arc<Notify>,
+    wake_devices: Arc<Notify>,
+    /// What time it is for devices: the demonstration's goes faster.
+    device_clock: Clock,
     /// None with DynamoDB.
     engine: Option<Embedded>,
     /// None in memory and with DynamoDB.
@@ -103,7 +108,27 @@ impl Backend {
 
     fn on(store: Store) -> Self {
         let access = Access::new(store.clone(), Clock::system());
-        Self { store, access, wake: Arc::default(), engine: None, dir: None }
+        Self {
+            store,
+            access,
+            wake: Arc::default(),
+            wake_devices: Arc::default(),
+            device_clock: Clock::system(),
+            engine: None,
+            dir: None,
+        }
+    }
+
+    /// The same, with another clock for devices.
+    #[must_use]
+    pub fn with_device_clock(mut self, clock: Clock) -> Self {
+        self.device_clock = clock;
+        self
+    }
+
+    /// Makes the worker on devices look at once.
+    pub fn wake_devices(&self) {
+        self.wake_devices.notify_one();
     }
 
     /// Keys, and who may call what.
@@ -125,11 +150,15 @@ impl Backend {
             wake: Arc::clone(&self.wake),
             max_age: max_age_from(|name| settings.get(name))?,
         };
+        let config = configured_devices(settings)?;
+        let devices =
+            Devices::new(&config, self.store.clone(), self.device_clock.clone(), Arc::clone(&self.wake_devices));
         let watch = Watch::new(&configured_services(settings)?, self.store.clone(), Clock::system());
         let scaling = Scaling::new(&configured_deployments(settings)?, self.store.clone(), Clock::system());
         Ok(vec![
             ("shout", shout::routes(configured_shout(settings)?)),
             ("batches", batches::routes(batches)),
+            ("devices", devices::routes(devices)),
             ("services", services::routes(watch)),
             ("autoscaler", autoscaler::routes(scaling)),
             ("openapi", kit::http::openapi()),
@@ -207,6 +236,18 @@ impl Backend {
         let config = configured_deployments(settings)?;
         let scaler = |api| Scaler::new(api, self.store.clone(), config.at_once, Clock::system());
         Ok(config.deployments.map(scaler))
+    }
+
+    /// Who launches devices at the vendor that `settings` name, and takes them down, if they do.
+    pub fn device_worker(&self, settings: &Settings) -> Result<Option<devices::worker::Worker>, Failure> {
+        use devices::{seal::Sealer, store::DeviceStore, supply::Supply, worker::Worker};
+        let config = configured_devices(settings)?;
+        let Ok(vendor) = config.vendor else { return Ok(None) };
+        let clock = || self.device_clock.clone();
+        let supply = Supply::new(vendor, DeviceStore::new(self.store.clone()), clock());
+        let worker =
+            Worker::new(supply, self.store.clone(), Sealer::new(config.token), clock(), Arc::clone(&self.wake_devices));
+        Ok(Some(worker.deletes_orphans(config.deletes_orphans).dead_mans_switch(config.dead_mans_switch)))
     }
 
     /// Works for one provider until `stop`, and tells when it has to wait for another worker.
@@ -336,6 +377,19 @@ pub fn configured_deployments(settings: &Settings) -> Result<autoscaler::config:
     })
 }
 
+/// Which device API is meant, and how it is asked.
+pub fn configured_devices(settings: &Settings) -> Result<devices::config::Config, Failure> {
+    use devices::config::{Config, ConfigError, URL};
+    Config::from_settings(|name| settings.get(name)).map_err(|error| match error {
+        ConfigError::Url(error) => Failure::usage(format!("{} {}", settings.origin(URL), error.problem))
+            .hint("write the device API's base URL, such as https://devices.example/metal/v1"),
+        ConfigError::Token(error) => Failure::usage(error.to_string()),
+        ConfigError::Value { name, value, right } => {
+            Failure::usage(format!("{} is {value:?}; it must be {right}", settings.origin(name)))
+        }
+    })
+}
+
 fn configured_shout(settings: &Settings) -> Result<Shout, Failure> {
     use ::shout::http::{FALLBACK, URL};
     let upstream = settings.get(URL).map(|url| Upstream::new(URL, &url)).transpose();
@@ -452,6 +506,19 @@ mod tests {
             let failure = configured_deployments(&Settings::of(&[(name, value)])).unwrap_err();
             assert_eq!(failure.exit, crate::exit::Exit::Usage);
             assert!(failure.message.starts_with(said), "{failure}");
+        }
+        for (name, value, said) in [
+            (devices::config::URL, "api", "MUSTER_PACKET_URL must start with http"),
+            (devices::config::TIMEOUT, "30", "MUSTER_PACKET_TIMEOUT_SECONDS is \"30\"; it must be a number"),
+            (devices::config::SWEEP, "maybe", "MUSTER_PACKET_SWEEP is \"maybe\"; it must be report or delete"),
+            (devices::config::TOKEN, "two words", "MUSTER_PACKET_TOKEN"),
+        ] {
+            let url = (devices::config::URL, if name == devices::config::URL { value } else { "http://127.0.0.1:9" });
+            let settings = Settings::of(&[(name, value), url, (devices::config::PROJECT, "p")]);
+            let failure = configured_devices(&settings).unwrap_err();
+            assert_eq!(failure.exit, crate::exit::Exit::Usage);
+            assert!(failure.message.starts_with(said), "{failure}");
+            assert!(name != devices::config::TOKEN || !failure.message.contains("words"), "{failure}");
         }
     }
 

@@ -11,10 +11,13 @@ use jiff::{SignedDuration, Span, SpanRelativeTo};
 use services::{config::MOST_HEALTHY, history::parse_window};
 use uuid::Uuid;
 
-use crate::deployments::args::{AutoscalerCommand, Deployments};
+use crate::{
+    deployments::args::{AutoscalerCommand, Deployments},
+    device::args::Device,
+};
 
-/// An operations backend for a fleet: batches of registered DevEUIs, servers and services watched,
-/// deployments scaled, and text shouted.
+/// An operations backend for a fleet: batches of registered DevEUIs, machines launched, servers and
+/// services watched, deployments scaled, and text shouted.
 ///
 /// With --server (or MUSTER_SERVER) it talks to that server; with a `muster serve` running on the
 /// state folder, to that one; else it does the work in its own process. Settings come from flags,
@@ -105,6 +108,9 @@ pub enum Command {
     /// Batches of registered DevEUIs
     #[command(subcommand)]
     Batch(Batch),
+    /// Machines: launched wherever they can be had, watched until they are up, torn down without leftovers
+    #[command(after_help = crate::device::args::WHERE)]
+    Device(Device),
     /// Every server: which service it runs, how loaded it is, how it is
     #[command(after_help = FROM_HERE)]
     Servers(Servers),
@@ -585,7 +591,7 @@ fn parse_label(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-fn parse_idempotency_key(text: &str) -> Result<String, String> {
+pub(crate) fn parse_idempotency_key(text: &str) -> Result<String, String> {
     let most = kit::idempotency::MAX_KEY;
     if !(1..=most).contains(&text.len()) || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(format!("a key has 1 to {most} visible ASCII characters and no spaces, such as order-4711"));

@@ -1,6 +1,7 @@
 //! `muster demo`: the whole system with simulated upstreams, told step by step.
 
 mod deployments;
+mod devices;
 
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use batches::http::{BatchView, CodeView, PartitionView};
 use kit::dynamo::embedded::Embedded;
 use services::http::{Services, ShortServices};
 use shout::http::{ShoutAnswer, ShoutRequest, Via};
-use simulators::{cpx, lorawan, shoutcloud};
+use simulators::{cpx, lorawan, packet, shoutcloud};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -54,6 +55,7 @@ pub async fn run(options: &Demo, output: &Output) -> Result<Exit, Failure> {
     let shoutcloud = shoutcloud.await.map_err(failed)?;
     let cpx = cpx::start(fleet()).await.map_err(failed)?;
     let hosts = simulators::deployments::start(deployments::fleet()?).await.map_err(failed)?;
+    let vendor = packet::start(devices::vendor()).await.map_err(failed)?;
 
     // Removed at the end, with everything in it.
     let dir = tempfile::Builder::new().prefix("muster-demo-").tempdir();
@@ -63,8 +65,12 @@ pub async fn run(options: &Demo, output: &Output) -> Result<Exit, Failure> {
         (shout::http::URL, shoutcloud.url()),
         (services::config::URL, cpx.url()),
         (autoscaler::config::URL, hosts.url()),
+        (::devices::config::URL, vendor.url()),
+        (::devices::config::PROJECT, packet::PROJECT),
+        (::devices::config::TOKEN, packet::TOKEN),
     ]);
-    let backend = Backend::embedded(Embedded::open(dir.path())?, dir.path()).await?;
+    let pace = devices::Pace::new();
+    let backend = Backend::embedded(Embedded::open(dir.path())?, dir.path()).await?.with_device_clock(pace.clock());
     let key = backend.own_key().await?;
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
     // Stays up for the story even if it is interrupted; ends with it.
@@ -81,33 +87,21 @@ pub async fn run(options: &Demo, output: &Output) -> Result<Exit, Failure> {
             "   and holds {:.0} % of all DevEUIs already, a simulated SHOUTCLOUD, a simulated CPX",
             CONFLICTS * 100.0
         ),
-        format!("   with {SERVERS} servers, and a simulated deployments API."),
+        format!("   with {SERVERS} servers, a simulated deployments API, and a simulated vendor of machines."),
     ])?;
 
     let client = Client::http(&url.parse().map_err(|_| Failure::new(format!("{url} is no URL")))?, Some(&key), None)?;
-    let story = Story { output, client: &client, provider: &provider, hosts: &hosts, stop: &stop };
+    let story = Story { output, client: &client, provider: &provider, hosts: &hosts, vendor: &vendor, stop: &stop };
     let Some(scaler) = backend.scaler(&settings)? else { return Err(Failure::new("there is no deployments API")) };
-    let told = story.tell(options, &scaler).await;
-    if let Ok(Some(id)) = &told
-        && !options.exit
-    {
-        output.lines([
-            String::new(),
-            "Try it yourself, from another terminal:".to_owned(),
-            format!("   export MUSTER_SERVER={url} MUSTER_KEY={key}"),
-            "   muster batch create --size 20 --label 'line 3'".to_owned(),
-            "   muster services".to_owned(),
-            format!("   muster services track {}", SICK[0].0),
-            "   muster deployments --watch".to_owned(),
-            format!("   muster deployments explain {}", deployments::SHORT),
-            format!("   curl -H \"Authorization: Bearer $MUSTER_KEY\" $MUSTER_SERVER{}", path(*id)),
-            "   curl -H \"Authorization: Bearer $MUSTER_KEY\" $MUSTER_SERVER/api/v1/batches -d '{\"batch_size\":20}' -H 'Content-Type: application/json'".to_owned(),
-            "   curl -H \"Authorization: Bearer $MUSTER_KEY\" $MUSTER_SERVER/api/v1/shout -d '{\"data\":\"hello\"}' -H 'Content-Type: application/json'".to_owned(),
-            format!("   curl {}/_sim/stats", provider.url()),
-            "Ctrl-C ends it, and removes everything.".to_owned(),
-        ])?;
-        stop.cancelled().await;
-    }
+    let staying = async {
+        let told = story.tell(options, &scaler, &pace).await;
+        story.invite(&told, options, &url, &key).await?;
+        told
+    };
+    let told = tokio::select! {
+        told = staying => told,
+        () = pace.pass(&backend, &vendor) => Ok(None),
+    };
     end.cancel();
     serving.await.map_err(|error| Failure::new(format!("the server did not end well: {error}")))??;
     let was_interrupted = told?.is_none();
@@ -131,12 +125,13 @@ struct Story<'a> {
     client: &'a Client,
     provider: &'a lorawan::Simulator,
     hosts: &'a simulators::deployments::Simulator,
+    vendor: &'a packet::Simulator,
     stop: &'a CancellationToken,
 }
 
 impl Story<'_> {
     /// Tells it; answers the batch, or nothing where it was interrupted.
-    async fn tell(&self, options: &Demo, scaler: &Scaler) -> Result<Option<uuid::Uuid>, Failure> {
+    async fn tell(&self, options: &Demo, scaler: &Scaler, pace: &devices::Pace) -> Result<Option<uuid::Uuid>, Failure> {
         self.output.lines([
             String::new(),
             format!("2. A batch of {}: POST /api/v1/batches {{\"batch_size\":{}}}", options.size, options.size),
@@ -177,7 +172,37 @@ impl Story<'_> {
         ])?;
         self.show_services().await?;
         self.show_deployments(scaler).await?;
+        self.show_devices(pace).await?;
         Ok((!self.stop.is_cancelled()).then_some(id))
+    }
+
+    /// Says what can be tried, and stays until it is interrupted.
+    async fn invite(
+        &self,
+        told: &Result<Option<uuid::Uuid>, Failure>,
+        options: &Demo,
+        url: &str,
+        key: &str,
+    ) -> Result<(), Failure> {
+        let (Ok(Some(id)), false) = (told, options.exit) else { return Ok(()) };
+        self.output.lines([
+            String::new(),
+            "Try it yourself, from another terminal:".to_owned(),
+            format!("   export MUSTER_SERVER={url} MUSTER_KEY={key}"),
+            "   muster batch create --size 20 --label 'line 3'".to_owned(),
+            "   muster services".to_owned(),
+            format!("   muster services track {}", SICK[0].0),
+            "   muster deployments --watch".to_owned(),
+            "   muster device launch --wait --class c3.small.x86 --metro ny".to_owned(),
+            format!("   muster deployments explain {}", deployments::SHORT),
+            format!("   curl -H \"Authorization: Bearer $MUSTER_KEY\" $MUSTER_SERVER{}", path(*id)),
+            "   curl -H \"Authorization: Bearer $MUSTER_KEY\" $MUSTER_SERVER/api/v1/batches -d '{\"batch_size\":20}' -H 'Content-Type: application/json'".to_owned(),
+            "   curl -H \"Authorization: Bearer $MUSTER_KEY\" $MUSTER_SERVER/api/v1/shout -d '{\"data\":\"hello\"}' -H 'Content-Type: application/json'".to_owned(),
+            format!("   curl {}/_sim/stats", self.provider.url()),
+            "Ctrl-C ends it, and removes everything.".to_owned(),
+        ])?;
+        self.stop.cancelled().await;
+        Ok(())
     }
 
     async fn show_services(&self) -> Result<(), Failure> {

@@ -77,9 +77,10 @@ pub fn document() -> OpenApi {
     document
 }
 
-fn documents() -> [OpenApi; 5] {
+fn documents() -> [OpenApi; 6] {
     [
         <batches::http::Docs as utoipa::OpenApi>::openapi(),
+        <devices::http::Docs as utoipa::OpenApi>::openapi(),
         <services::http::Docs as utoipa::OpenApi>::openapi(),
         <autoscaler::http::Docs as utoipa::OpenApi>::openapi(),
         <shout::http::Docs as utoipa::OpenApi>::openapi(),

@@ -6,8 +6,8 @@
 //! - [`client`]: the one client of the HTTP API, over a socket or straight into routers of this
 //!   process; [`backend`]: those routers and what is behind them; [`connect`]: which of
 //!   the two a command talks to;
-//! - [`batch`], [`services`], [`deployments`], [`shout`], [`login`], [`keys`], [`secrets`]: the commands; [`progress`] waits for
-//!   a batch and shows it, [`output`] prints tables, JSON and CSV, [`terminal`] is drawn on and given back,
+//! - [`batch`], [`device`], [`services`], [`deployments`], [`shout`], [`login`], [`keys`], [`secrets`]: the commands;
+//!   [`progress`] waits for a batch and shows it, [`output`] prints tables, JSON and CSV, [`terminal`] is drawn on and given back,
 //!   [`input`] reads what nobody may see, [`signals`] is what Ctrl-C does;
 //! - [`serve`]: everything in one process, behind [`listen`]; [`demo`]: the same with simulators, told step by step;
 //! - [`docs`]: shell completions, man pages, the OpenAPI document, the routing table, the tables.
@@ -26,6 +26,7 @@ pub mod client;
 pub mod connect;
 pub mod demo;
 pub mod deployments;
+pub mod device;
 pub mod docs;
 pub mod exit;
 pub mod input;
@@ -100,6 +101,7 @@ fn dispatch(cli: &Cli, output: &Output) -> Result<Exit, Failure> {
     let result = runtime.block_on(async {
         match &cli.command {
             Command::Batch(command) => batch::run(command, &settings, output).await,
+            Command::Device(command) => device::run(command, &settings, output).await,
             Command::Servers(command) => services::servers(command, &settings, output).await,
             Command::Services(command) => services::run(command, &settings, output).await,
             Command::Deployments(command) => deployments::run(command, &settings, output).await,

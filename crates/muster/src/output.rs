@@ -103,8 +103,13 @@ impl Output {
 
     /// Says something to whoever runs the command.
     pub fn note(&self, text: &str) {
-        // Nobody to tell it to is no reason to fail.
-        let _ = writeln!(io::stderr(), "{text}");
+        say(text);
+    }
+
+    /// Asks something on the line on which it is answered.
+    pub fn prompt(&self, question: &str) {
+        let mut out = io::stderr();
+        let _ = write!(out, "{question}").and_then(|()| out.flush());
     }
 
     /// Says why the command failed and what to do, as JSON where results are JSON.
@@ -177,6 +182,12 @@ impl Output {
             format => write(|out| write_deveuis(out, format, batch, self.colored)),
         }
     }
+}
+
+/// Says something to whoever runs the command, from wherever.
+pub fn say(text: &str) {
+    // Nobody to tell it to is no reason to fail.
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// Writes to standard output through a buffer.

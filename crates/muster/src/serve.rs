@@ -72,6 +72,7 @@ pub struct Server {
     worker: Option<JoinHandle<()>>,
     watcher: Option<JoinHandle<()>>,
     scaler: Option<JoinHandle<()>>,
+    launcher: Option<JoinHandle<()>>,
 }
 
 impl Server {
@@ -85,6 +86,7 @@ impl Server {
         let provider = configured_provider(settings, None)?;
         let watcher = backend.watcher(settings).await?;
         let scaler = backend.scaler(settings)?;
+        let launcher = backend.device_worker(settings)?;
         let app = backend.app(settings, provider.as_ref())?;
         if settings.store()? == StoreKind::Embedded {
             backend.own_key().await?;
@@ -118,9 +120,17 @@ impl Server {
             let stop = stop.clone();
             tokio::spawn(async move { scaler.work_forever(&stop, |_| {}).await })
         });
+        if launcher.is_none() {
+            use devices::config::{PROJECT, URL};
+            tracing::warn!("{URL} and {PROJECT} are not both set: new devices answer 503");
+        }
+        let launcher = launcher.map(|launcher| {
+            let stop = stop.clone();
+            tokio::spawn(async move { launcher.work_forever(&stop).await })
+        });
         backend.announce(&url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:"))?;
         tracing::info!(url, "listening");
-        Ok(Self { url, backend, stop, requests, worker, watcher, scaler })
+        Ok(Self { url, backend, stop, requests, worker, watcher, scaler, launcher })
     }
 
     /// Serves until it is told to stop, then ends in good order, or in ten seconds.
@@ -138,7 +148,7 @@ impl Server {
             }
         }
         tracing::info!("stopping: nothing new is accepted or sent, what is in flight is finished");
-        let Self { backend, mut requests, worker, watcher, scaler, .. } = self;
+        let Self { backend, mut requests, worker, watcher, scaler, launcher, .. } = self;
         let requests_end = async {
             if tokio::time::timeout(REQUESTS_END, &mut requests).await.is_err() {
                 tracing::warn!("some requests were cut off");
@@ -163,7 +173,13 @@ impl Server {
                 tracing::warn!("the scaler was cut off; the next one reads what came of what it had asked for");
             }
         };
-        tokio::join!(requests_end, worker_ends, watcher_ends, scaler_ends);
+        let launcher_ends = async {
+            let Some(launcher) = launcher else { return };
+            if tokio::time::timeout(WORKER_ENDS, launcher).await.is_err() {
+                tracing::warn!("the worker on devices was cut off; the next one looks for what was asked for");
+            }
+        };
+        tokio::join!(requests_end, worker_ends, watcher_ends, scaler_ends, launcher_ends);
         backend.withdraw()
     }
 }

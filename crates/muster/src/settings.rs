@@ -41,9 +41,8 @@ pub const ENVIRONMENT: &str = "MUSTER_ENVIRONMENT";
 /// What is logged, in the syntax of `tracing`: `info,batches=debug`.
 pub const LOG: &str = "MUSTER_LOG";
 
-/// Every setting but those of `services` and `autoscaler`, those of capabilities that are yet to come
-/// included.
-const MOST_NAMES: [&str; 20] = [
+/// Every setting but those that `services`, `autoscaler` and `devices` list themselves.
+const MOST_NAMES: [&str; 19] = [
     SERVER,
     KEY,
     CA_FILE,
@@ -59,16 +58,15 @@ const MOST_NAMES: [&str; 20] = [
     batches::config::MAX_AGE,
     shout::http::URL,
     shout::http::FALLBACK,
-    "MUSTER_PACKET_URL",
-    "MUSTER_PACKET_PROJECT",
-    "MUSTER_PACKET_TOKEN",
+    devices::config::TOKEN,
     "MUSTER_PACKET_TOKEN_FILE",
+    "MUSTER_PACKET_TOKEN_SECRET",
     LOG,
 ];
 
 /// Every setting there is.
 fn names() -> impl Iterator<Item = &'static str> {
-    MOST_NAMES.into_iter().chain(services::config::NAMES).chain(autoscaler::config::NAMES)
+    MOST_NAMES.into_iter().chain(services::config::NAMES).chain(autoscaler::config::NAMES).chain(devices::config::NAMES)
 }
 
 type Values = BTreeMap<String, String>;
@@ -251,6 +249,10 @@ fn flags(global: &Global, command: &Command) -> Vec<Flag> {
     match command {
         Command::Login(Login { ca_file, .. }) => {
             add(CA_FILE, "--ca-file", ca_file.as_ref().map(|file| file.to_string_lossy().into_owned()));
+        }
+        Command::Device(device) => {
+            add(devices::config::URL, "--api-url", device.api_url.clone());
+            add(devices::config::PROJECT, "--project", device.project.clone());
         }
         Command::Servers(servers) => add(services::config::URL, "--cp-url", servers.reading.cp_url.clone()),
         Command::Services(services) => {

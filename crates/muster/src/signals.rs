@@ -1,12 +1,17 @@
 //! What Ctrl-C and SIGTERM do to a command that waits or serves: the first asks it to end in good
 //! order, the second ends it at once. Nothing is lost either way; the first loses no time later.
 
-use std::{process, time::Duration};
+use std::{
+    process,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     exit::{Exit, Failure},
+    output::say,
     terminal,
 };
 
@@ -18,15 +23,37 @@ const GONE: Duration = Duration::from_secs(2);
 
 /// Listens from now on. The token is cancelled by the first signal.
 pub fn listen() -> Result<CancellationToken, Failure> {
-    Ok(listen_to(Signals::new()?))
+    Ok(listen_to(Signals::new()?, LastWords::default()))
+}
+
+/// The same for what leaves something behind when the second signal ends it: `words` are told then.
+pub fn listen_telling(words: &LastWords) -> Result<CancellationToken, Failure> {
+    Ok(listen_to(Signals::new()?, words.clone()))
+}
+
+/// What a command says when the second signal ends it. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct LastWords(Arc<Mutex<Option<String>>>);
+
+impl LastWords {
+    /// From now on it says this.
+    pub fn set(&self, words: String) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(words);
+    }
+
+    fn tell(&self) {
+        if let Some(words) = self.0.lock().unwrap_or_else(PoisonError::into_inner).as_deref() {
+            say(words);
+        }
+    }
 }
 
 /// The same for what draws on the terminal, which ends with it: SIGHUP counts too.
 pub fn listen_with_hangup() -> Result<CancellationToken, Failure> {
-    Ok(listen_to(Signals::with_hangup()?))
+    Ok(listen_to(Signals::with_hangup()?, LastWords::default()))
 }
 
-fn listen_to(mut signals: Signals) -> CancellationToken {
+fn listen_to(mut signals: Signals, words: LastWords) -> CancellationToken {
     let stop = CancellationToken::new();
     let first = stop.clone();
     tokio::spawn(async move {
@@ -39,7 +66,10 @@ fn listen_to(mut signals: Signals) -> CancellationToken {
             signals.next().await;
         }
         // Whoever reads the terminal may have stopped reading.
-        let left = tokio::task::spawn_blocking(terminal::leave);
+        let left = tokio::task::spawn_blocking(move || {
+            terminal::leave();
+            words.tell();
+        });
         _ = tokio::time::timeout(LEAVE, left).await;
         process::exit(Exit::Interrupted as i32);
     });

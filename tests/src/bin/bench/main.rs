@@ -5,13 +5,15 @@
 //! same run with a bare HTTP client, because a ratio to it says more than a rate.
 //!
 //! In reading order: [`processes`] starts what is measured, [`machine`] is what the numbers depend
-//! on, [`print`](mod@print) shows them. [`batches`], [`services`] and [`autoscaler`] each measure one
-//! capability.
+//! on, [`meter`] what DynamoDB would bill, [`print`](mod@print) shows them. [`batches`], [`services`],
+//! [`autoscaler`] and [`devices`] each measure one capability.
 //! Missed targets are reported; only what could not be measured is a failure.
 
 mod autoscaler;
 mod batches;
+mod devices;
 mod machine;
+mod meter;
 mod numbers;
 mod print;
 mod processes;
@@ -46,13 +48,19 @@ enum What {
     /// The part of that which ticks, in a process of its own
     #[command(hide = true)]
     Ticks(autoscaler::ticks::Options),
+    /// How soon machines that are up are known to be, and what it costs until then
+    Devices(devices::Options),
+    /// The part of that which works, in a process of its own
+    #[command(hide = true)]
+    Work(devices::work::Options),
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     // A part of the bench has been let through as the whole.
-    if cfg!(debug_assertions) && !options.any_build && !matches!(options.what, What::Ticks(_)) {
+    let is_part = matches!(options.what, What::Ticks(_) | What::Work(_));
+    if cfg!(debug_assertions) && !options.any_build && !is_part {
         bail!("this is a debug build, whose numbers mean nothing; run scripts/bench");
     }
     let bench = Bench::beside(&env::current_exe()?)?;
@@ -61,6 +69,8 @@ async fn main() -> anyhow::Result<()> {
         What::Services => show("services", &bench, &services::run(&bench).await?),
         What::Autoscaler(options) => show("autoscaler", &bench, &autoscaler::run(&options, &bench).await?),
         What::Ticks(options) => autoscaler::ticks::run(&options).await,
+        What::Devices(options) => show("devices", &bench, &devices::run(&options, &bench).await?),
+        What::Work(options) => devices::work::run(&options).await,
     }
 }
 

@@ -5,6 +5,7 @@
 //! that need not wait for a disk is faster than any user's.
 
 use std::{
+    collections::BTreeMap,
     ffi::OsStr,
     fs,
     path::{Path, PathBuf},
@@ -208,6 +209,11 @@ impl Stats {
     pub fn count(&self, name: &str) -> anyhow::Result<u64> {
         self.0[name].as_u64().with_context(|| format!("the simulator tells no {name}"))
     }
+
+    /// Its requests, by their kinds.
+    pub fn kinds(&self) -> anyhow::Result<BTreeMap<String, u64>> {
+        serde_json::from_value(self.0["kinds"].clone()).context("the simulator tells no kinds")
+    }
 }
 
 impl Simulator {
@@ -228,7 +234,12 @@ impl Simulator {
 
     /// What it has seen.
     pub async fn stats(&self) -> anyhow::Result<Stats> {
-        Ok(Stats(self.http.get(format!("{}/_sim/stats", self.url())).send().await?.json().await?))
+        Ok(Stats(self.list("stats").await?))
+    }
+
+    /// What it tells under this name: `GET /_sim/{name}`.
+    pub async fn list(&self, name: &str) -> anyhow::Result<Value> {
+        read(self.http.get(format!("{}/_sim/{name}", self.url())).timeout(ANSWERS_WITHIN)).await
     }
 }
 

@@ -9,41 +9,26 @@
 //! read. Not counted is what costs nothing (items that expire) and what is no tick: people's
 //! questions, policies that are set, decisions that change.
 
-use std::{
-    collections::BTreeMap,
-    path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::BTreeMap, path::Path};
 
 use ::autoscaler::{
     samples::{KEPT, Slot},
     store::ScalerStore,
 };
 use anyhow::ensure;
-use aws_sdk_dynamodb::{
-    Client,
-    config::{
-        ConfigBag, Intercept, RuntimeComponents,
-        interceptors::{AfterDeserializationInterceptorContextRef, BeforeSerializationInterceptorContextMut},
-    },
-    error::BoxError,
-    operation::{
-        batch_write_item::{BatchWriteItemInput, BatchWriteItemOutput},
-        get_item::{GetItemInput, GetItemOutput},
-        put_item::{PutItemInput, PutItemOutput},
-        query::{QueryInput, QueryOutput},
-        update_item::{UpdateItemInput, UpdateItemOutput},
-    },
-    types::{ConsumedCapacity, PutRequest, ReturnConsumedCapacity, WriteRequest},
-};
-use kit::dynamo::{AttributeValue, DEFAULT_PREFIX, Item, Store, TableDef, embedded::Embedded, s};
+use aws_sdk_dynamodb::types::{PutRequest, WriteRequest};
+use kit::dynamo::{DEFAULT_PREFIX, Item, TableDef, embedded::Embedded, s};
 use serde::Serialize;
 
 use super::{
     measure::{Expected, amiss, when},
     ticks::Here,
 };
-use crate::{numbers::as_f64, processes::Simulator};
+use crate::{
+    meter::{Meter, Used, size},
+    numbers::as_f64,
+    processes::Simulator,
+};
 
 /// What one deployment takes in a tick in which nothing changes, in DynamoDB's units, and of space.
 #[derive(Debug, Serialize)]
@@ -133,114 +118,6 @@ impl Units {
             state_bytes: Sizes::of(states.collect::<anyhow::Result<_>>()?),
             largest_item_bytes: cold.largest_item.max(warm.largest_item),
         })
-    }
-}
-
-/// What requests have used.
-#[derive(Debug, Clone, Default)]
-struct Used {
-    reads: f64,
-    writes: f64,
-    requests: BTreeMap<&'static str, u64>,
-    largest_item: u64,
-}
-
-/// Counts what the requests of a store use. Clones count together.
-#[derive(Debug, Clone, Default)]
-struct Meter(Arc<Mutex<Used>>);
-
-impl Meter {
-    /// The same store, with every request counted.
-    fn store(&self, store: &Store) -> Store {
-        let config = store.client().config().to_builder().interceptor(self.clone()).build();
-        Store::new(Client::from_conf(config), DEFAULT_PREFIX)
-    }
-
-    /// What was used since the last time.
-    fn take(&self) -> Used {
-        std::mem::take(&mut *self.used())
-    }
-
-    fn used(&self) -> MutexGuard<'_, Used> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn read(&self, request: &'static str, capacity: Option<&ConsumedCapacity>) {
-        let mut used = self.used();
-        used.reads += units(capacity);
-        *used.requests.entry(request).or_default() += 1;
-    }
-
-    fn wrote<'a>(&self, request: &'static str, capacities: impl IntoIterator<Item = &'a ConsumedCapacity>) {
-        let mut used = self.used();
-        used.writes += capacities.into_iter().map(|capacity| units(Some(capacity))).sum::<f64>();
-        *used.requests.entry(request).or_default() += 1;
-    }
-}
-
-fn units(capacity: Option<&ConsumedCapacity>) -> f64 {
-    capacity.and_then(ConsumedCapacity::capacity_units).unwrap_or(f64::NAN)
-}
-
-/// An item's size as DynamoDB measures it, of the types that are used here: names and texts in
-/// bytes, a number a byte for two digits and one more.
-fn size(item: &Item) -> u64 {
-    let value = |value: &AttributeValue| match value {
-        AttributeValue::S(text) => text.len(),
-        AttributeValue::N(number) => number.len().div_ceil(2) + 1,
-        _ => 1,
-    };
-    item.iter().map(|(name, it)| (name.len() + value(it)) as u64).sum()
-}
-
-impl Intercept for Meter {
-    fn name(&self) -> &'static str {
-        "Meter"
-    }
-
-    fn modify_before_serialization(
-        &self,
-        context: &mut BeforeSerializationInterceptorContextMut<'_>,
-        _: &RuntimeComponents,
-        _: &mut ConfigBag,
-    ) -> Result<(), BoxError> {
-        let (input, total) = (context.input_mut(), Some(ReturnConsumedCapacity::Total));
-        if let Some(put) = input.downcast_mut::<PutItemInput>() {
-            put.return_consumed_capacity = total;
-            let item = put.item.as_ref().map(size).unwrap_or_default();
-            let mut used = self.used();
-            used.largest_item = used.largest_item.max(item);
-        } else if let Some(update) = input.downcast_mut::<UpdateItemInput>() {
-            update.return_consumed_capacity = total;
-        } else if let Some(batch) = input.downcast_mut::<BatchWriteItemInput>() {
-            batch.return_consumed_capacity = total;
-        } else if let Some(query) = input.downcast_mut::<QueryInput>() {
-            query.return_consumed_capacity = total;
-        } else if let Some(get) = input.downcast_mut::<GetItemInput>() {
-            get.return_consumed_capacity = total;
-        }
-        Ok(())
-    }
-
-    fn read_after_deserialization(
-        &self,
-        context: &AfterDeserializationInterceptorContextRef<'_>,
-        _: &RuntimeComponents,
-        _: &mut ConfigBag,
-    ) -> Result<(), BoxError> {
-        let Ok(output) = context.output_or_error() else { return Ok(()) };
-        if let Some(put) = output.downcast_ref::<PutItemOutput>() {
-            self.wrote("PutItem", put.consumed_capacity());
-        } else if let Some(update) = output.downcast_ref::<UpdateItemOutput>() {
-            self.wrote("UpdateItem", update.consumed_capacity());
-        } else if let Some(batch) = output.downcast_ref::<BatchWriteItemOutput>() {
-            self.wrote("BatchWriteItem", batch.consumed_capacity());
-        } else if let Some(query) = output.downcast_ref::<QueryOutput>() {
-            self.read("Query", query.consumed_capacity());
-        } else if let Some(get) = output.downcast_ref::<GetItemOutput>() {
-            self.read("GetItem", get.consumed_capacity());
-        }
-        Ok(())
     }
 }
 
