@@ -84,11 +84,11 @@ pub enum VendorError {
         retry_after: Option<Duration>,
     },
     /// The token, or what it may do.
-    #[error("the vendor does not accept the token ({status}): {text}; is MUSTER_PACKET_TOKEN right?")]
+    #[error("the vendor does not accept the token ({status}); is MUSTER_PACKET_TOKEN right?")]
     Denied {
         /// 401 or 403.
         status: StatusCode,
-        /// Its words.
+        /// Its words. They may repeat the token, so nobody is shown them.
         text: String,
     },
     /// There is no such thing.
@@ -422,5 +422,12 @@ mod tests {
         assert!(!repeats("pass", secret), "a few letters tell nothing");
         assert!(repeats("short: abc", "abc"));
         assert!(!repeats("anything", ""));
+    }
+
+    #[test]
+    fn what_the_vendor_says_of_a_refused_token_is_not_repeated() {
+        let text = "Invalid token `tok-1234`".to_owned();
+        let shown = VendorError::Denied { status: StatusCode::UNAUTHORIZED, text }.to_string();
+        assert!(shown.contains("MUSTER_PACKET_TOKEN") && !shown.contains("tok-1234"), "{shown}");
     }
 }

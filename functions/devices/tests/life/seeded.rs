@@ -37,7 +37,7 @@ struct Plan {
     store: Option<Faults>,
     /// Whether two workers work.
     two: bool,
-    /// How likely a worker dies between two rounds.
+    /// How likely a worker dies in a round.
     dies: f64,
 }
 
@@ -207,8 +207,25 @@ async fn run(seed: u64) -> HashMap<Code, u32> {
         for (_, at) in deletes.extract_if(.., |(at, _)| *at <= elapsed) {
             world.delete(ids[at]).await;
         }
-        // What the store's failures interrupt is taken up by the next round.
-        _ = futures::future::join_all(workers.iter_mut().map(Rounds::round)).await;
+        // What the store's failures interrupt is taken up by the next round. A worker that dies does so
+        // in the middle of whatever it is at; what it has sent may still arrive.
+        let kills: Vec<_> = workers
+            .iter()
+            .map(|_| rng.random_bool(plan.dies).then(|| Duration::from_micros(rng.random_range(0..8000))))
+            .collect();
+        let rounds = workers.iter_mut().zip(&kills).map(async |(worker, kill)| match kill {
+            Some(after) => _ = tokio::time::timeout(*after, worker.round()).await,
+            None => _ = worker.round().await,
+        });
+        futures::future::join_all(rounds).await;
+        if kills.iter().any(Option::is_some) {
+            // What was on its way arrives in the time that it may take, which the clock in our hand
+            // would jump over.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        for (at, _) in kills.iter().enumerate().filter(|(_, kill)| kill.is_some()) {
+            workers[at] = worker();
+        }
         let mut watched = Watch { seen: watch.seen, ..Watch::default() };
         std::mem::swap(&mut watched.doubled, &mut watch.doubled);
         if twins_can_stay {
@@ -224,11 +241,6 @@ async fn run(seed: u64) -> HashMap<Code, u32> {
             "seed {seed}: not settled in time: {:#?}",
             world.devices().devices(&ids).await
         );
-        for worker_at in &mut workers {
-            if rng.random_bool(plan.dies) {
-                *worker_at = worker();
-            }
-        }
         world.advance(STEP);
     }
     // A twin whose deletion takes the vendor longer than it should is left to the sweep.
@@ -239,11 +251,12 @@ async fn run(seed: u64) -> HashMap<Code, u32> {
         }
         world.advance(Duration::from_secs(600));
     }
-    verify(&world, &ids, seed).await
+    let doubles = plan.config.faults.iter().any(|rule| rule.fault == Fault::CreateTwice);
+    verify(&world, &ids, doubles, seed).await
 }
 
 /// What must be true at the end.
-async fn verify(world: &World, ids: &[Uuid], seed: u64) -> HashMap<Code, u32> {
+async fn verify(world: &World, ids: &[Uuid], doubles: bool, seed: u64) -> HashMap<Code, u32> {
     let mut codes = HashMap::new();
     let mut wanted = Vec::new();
     for id in ids {
@@ -265,6 +278,8 @@ async fn verify(world: &World, ids: &[Uuid], seed: u64) -> HashMap<Code, u32> {
             *codes.entry(reason.code).or_default() += 1;
         }
         assert!(device.attempts() <= device.request.max_attempts, "seed {seed}");
+        let machines = world.sim.devices().iter().filter(|machine| owner(machine) == Some(*id)).count();
+        assert!(doubles || machines <= device.attempts() as usize, "seed {seed}: launched twice: {whole:#?}");
     }
     let mut alive = world.alive();
     alive.sort();
