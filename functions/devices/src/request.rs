@@ -25,7 +25,7 @@ pub const MAX_USERDATA: usize = 64 * 1024;
 /// A device that is asked for. Everything may be left out: an empty body asks for the cheapest
 /// possible machine.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object with what is asked for")]
 pub struct CreateDevice {
     /// Its name, as RFC 1123 has it. Made from its id unless given.
     #[schema(max_length = 253)]
@@ -67,7 +67,7 @@ pub struct CreateDevice {
 
 /// Which operating systems will do: those that are all of this.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object with distro, version or slug")]
 #[schema(as = CreateDeviceOs)]
 struct OsInput {
     /// The distribution, such as `debian`.
@@ -80,7 +80,7 @@ struct OsInput {
 
 /// Which plans will do: those that are all of this.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object with class, slug, max_price_per_hour, min_memory_gb or min_cores")]
 #[schema(as = CreateDevicePlan)]
 struct PlanInput {
     /// The class, such as `c3.small.x86`.
@@ -101,7 +101,7 @@ struct PlanInput {
 /// Which facilities will do: those that have all features and, where codes or metros are given, are
 /// one of the codes or in one of the metros.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object with codes, features or metros")]
 #[schema(as = CreateDeviceFacility)]
 struct FacilityInput {
     /// Codes, such as `ewr1`; any of them will do.

@@ -133,7 +133,8 @@ fn text(entry: &Value, key: &str) -> Option<String> {
 fn is_server(entry: &Value) -> bool {
     let specs = &entry["specs"];
     let cpus = specs["cpus"].as_array().is_some_and(|it| !it.is_empty());
-    cpus || !specs["memory"].is_null() || entry["line"] == "baremetal"
+    let priced = entry["line"] == "baremetal" && price(&entry["pricing"]).is_some();
+    cpus || !specs["memory"].is_null() || priced
 }
 
 fn price(pricing: &Value) -> Option<Price> {

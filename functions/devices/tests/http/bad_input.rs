@@ -68,7 +68,7 @@ fn wrong_values() -> Vec<Wrong> {
         (json!({ "termination_time": at(900), "ttl_seconds": 900 }), "/ttl_seconds", "one of the two"),
         (json!({ "provision_timeout_seconds": 60, "stall_timeout_seconds": 61 }), "/stall_timeout_seconds", "60"),
         (json!({ "hostname": 7 }), "/hostname", text),
-        (json!({ "os": "debian" }), "/os", "expected struct"),
+        (json!({ "os": "debian" }), "/os", "expected an object with distro"),
         (json!({ "os": { "slug": ["a"] } }), "/os/slug", text),
         (json!({ "plan": { "max_price_per_hour": "1" } }), "/plan/max_price_per_hour", "number"),
         (json!({ "facility": { "codes": "ewr1" } }), "/facility/codes", "expected a sequence"),
