@@ -133,8 +133,7 @@ fn text(entry: &Value, key: &str) -> Option<String> {
 fn is_server(entry: &Value) -> bool {
     let specs = &entry["specs"];
     let cpus = specs["cpus"].as_array().is_some_and(|it| !it.is_empty());
-    let priced = entry["line"] == "baremetal" && price(&entry["pricing"]).is_some();
-    cpus || !specs["memory"].is_null() || priced
+    cpus || !specs["memory"].is_null() || entry["line"] == "baremetal"
 }
 
 fn price(pricing: &Value) -> Option<Price> {
