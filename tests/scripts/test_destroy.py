@@ -28,6 +28,7 @@ def load(path):
 
 
 destroy = load(ROOT / "scripts" / "destroy")
+TABLES = ("access", "batches", "devices", "services", "autoscaler")
 
 
 class Account(Stack):
@@ -121,11 +122,11 @@ class Residue(unittest.TestCase):
 class Protection(unittest.TestCase):
     def test_only_this_stacks_own_tables_are_looked_at(self):
         account = Account({"dynamodb describe-table": {"Table": {"DeletionProtectionEnabled": True}}, "elbv2": "An error occurred (LoadBalancerNotFound)"})
-        self.assertEqual(destroy.protection(account), [("table", f"muster-test-{name}") for name in ("access", "batches", "services", "autoscaler")])
+        self.assertEqual(destroy.protection(account), [("table", f"muster-test-{name}") for name in TABLES])
         with redirect_stderr(io.StringIO()):
             destroy.unprotect(account, destroy.protection(account))
         changed = [call for call in account.calls if "update-table" in call]
-        self.assertEqual(changed, [f"dynamodb update-table --table-name muster-test-{name} --no-deletion-protection-enabled" for name in ("access", "batches", "services", "autoscaler")])
+        self.assertEqual(changed, [f"dynamodb update-table --table-name muster-test-{name} --no-deletion-protection-enabled" for name in TABLES])
 
     def test_what_cannot_be_seen_is_not_taken_for_unprotected(self):
         missing = "An error occurred (ResourceNotFoundException)"

@@ -221,7 +221,7 @@ class Smoke(Stage):
     def test_a_server_in_good_order_passes(self):
         lines, failed = self.smoke(self.server, "--batch", "30")
         self.assertEqual(failed, [])
-        self.assertEqual(sum(outcome == "ok" for outcome, _ in lines), 72, lines)
+        self.assertEqual(sum(outcome == "ok" for outcome, _ in lines), 100, lines)
         self.assertIn(("ok", "services: 10 services on 150 servers"), lines)
         self.assertTrue(any(text.startswith("autoscaler: 12 deployments: ") for _, text in lines), lines)
         self.assertTrue(any(re.match(r"devices: what could be launched: [1-9]\d* combinations, first ", text) for _, text in lines), lines)

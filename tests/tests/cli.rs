@@ -367,7 +367,7 @@ async fn the_demonstration_runs_to_its_end() {
         "= 113 servers",
         "12 hosts now, 24 of 120 servers free: 20.0 %, and 15 % is wanted",
         "1  debian_12  c3.small.x86  am6 ",
-        "in am6, 0.5 $/h: failed after 0s (OutOfCapacity: ",
+        "(OutOfCapacity: The facility am6 has no provisionable c3.small.x86 servers",
         "(Stalled: nothing new for ",
         "Attempt 3: debian_12 on c3.small.x86 in ewr1, 0.5 $/h: came up after ",
         "Deleted: of 2 machines that the vendor has made 0 are alive.",

@@ -175,13 +175,16 @@ async fn a_machine_that_fails_is_rolled_back_and_another_taken() {
 async fn run_reports_times_and_price_and_leaves_nothing_alive() {
     let sim = vendor(&[]).await;
     let machine = machine(&sim);
-    let run = machine.run(&words(&format!("device run {SMALL} --facility ewr1"))).await.exits(0);
+    let line = format!("device run {SMALL} --facility ewr1");
+    let other = self::machine(&sim);
+    let (table, json) = (words(&line), words(&line).into_iter().chain(["-o", "json"]).collect::<Vec<_>>());
+    let (table, json) = tokio::join!(machine.run(&table), other.run(&json));
+    let run = table.exits(0);
     says(
         &run,
         &["State        Deleted", "Price        0.5 $/h", "Up after", "Gone after", "Attempts     1", "Address"],
     );
-    assert_eq!((sim.devices().len(), sim.alive().len()), (1, 0));
-    let json = machine.run(&words(&format!("device run {SMALL} --facility ewr1 -o json"))).await.exits(0).json();
+    let json = json.exits(0).json();
     let (up, gone) = (json["up_after_seconds"].as_u64().unwrap(), json["gone_after_seconds"].as_u64().unwrap());
     assert!(up <= gone && gone < 60, "{json}");
     assert_eq!((&json["price_per_hour"], &json["device"]["reason"]["code"]), (&0.5.into(), &"Ephemeral".into()));
@@ -202,10 +205,10 @@ async fn launching(machine: &Machine, sim: &Simulator, line: &str) -> Running {
 
 #[tokio::test]
 async fn an_interrupted_launch_is_kept_unless_told_otherwise_and_says_how_it_is_removed() {
-    let sim = vendor_taking(Duration::from_secs(3600), &[]).await;
-    let machine = machine(&sim);
     // Nobody sits at a terminal who could be asked.
-    for flags in ["", "--on-interrupt keep", "--on-interrupt ask"] {
+    let kept = async |flags: &str| {
+        let sim = vendor_taking(Duration::from_secs(3600), &[]).await;
+        let machine = machine(&sim);
         let line = format!("device launch --wait {SMALL} --facility ewr1 {flags}");
         let running = launching(&machine, &sim, &line).await;
         running.signal("INT").await;
@@ -217,7 +220,8 @@ async fn an_interrupted_launch_is_kept_unless_told_otherwise_and_says_how_it_is_
         assert_eq!(sim.alive().len(), 1, "{flags}");
         let _deleted = machine.run(&["device", "delete", &id, "--yes"]).await.exits(0);
         assert_eq!(sim.alive().len(), 0, "{flags}");
-    }
+    };
+    tokio::join!(kept(""), kept("--on-interrupt keep"), kept("--on-interrupt ask"));
 }
 
 #[tokio::test]
@@ -237,18 +241,18 @@ async fn what_was_kept_goes_on_with_the_next_command_that_waits() {
 
 #[tokio::test]
 async fn an_interrupted_launch_is_torn_down_where_it_was_told_so_and_a_run_always() {
-    let sim = vendor_taking(Duration::from_secs(3600), &[]).await;
-    let machine = machine(&sim);
-    for line in ["device launch --wait --on-interrupt teardown", "device run"] {
+    let torn_down = async |line: &str| {
+        let sim = vendor_taking(Duration::from_secs(3600), &[]).await;
+        let machine = machine(&sim);
         let running = launching(&machine, &sim, &format!("{line} {SMALL} --facility ewr1")).await;
         running.signal("INT").await;
         let ran = running.ended().await.exits(130);
         says(&ran, &["Tearing it down", "is gone: the vendor has nothing of it left"]);
-        assert_eq!(sim.alive().len(), 0, "{line}");
+        assert_eq!((sim.devices().len(), sim.alive().len()), (1, 0), "{line}");
         let shown = machine.run(&["device", "show", &id_of(&ran.stderr), "-o", "json"]).await.exits(0).json();
         assert_eq!((&shown["state"], &shown["reason"]["code"]), (&"Deleted".into(), &"Deleted".into()));
-    }
-    assert_eq!(sim.devices().len(), 2);
+    };
+    tokio::join!(torn_down("device launch --wait --on-interrupt teardown"), torn_down("device run"));
 }
 
 #[tokio::test]
@@ -373,7 +377,7 @@ fn holds(file: &Path, text: &str) -> bool {
 #[tokio::test]
 async fn no_secret_is_in_any_output_log_or_file() {
     const USERDATA: &str = "userdata-with-a-secret-7731";
-    let sim = vendor(&["server_error=0.2"]).await;
+    let sim = vendor(&["server_error=1,on=create,times=1"]).await;
     let machine = machine(&sim).with("RUST_LOG", "debug");
     let userdata = machine.home().join("userdata");
     fs::write(&userdata, format!("#!/bin/sh\n# {USERDATA}\n")).unwrap();

@@ -37,8 +37,9 @@ const TIMEOUT: &str = "1";
 /// What is asked for anew while a server lives.
 const ORDERS: usize = 3;
 /// A device that the vendor has made twice is seen when the claim of a killed server has ended (11 s)
-/// and the next look is due (5 s), and is gone a second later; the rest is for a slow machine.
-const LONGEST_TWINS: Duration = Duration::from_secs(30);
+/// and the next look is due (5 s), and is gone a second later. What is then asked can go wrong, too, and
+/// is asked again at the looks after that.
+const LONGEST_TWINS: Duration = Duration::from_mins(1);
 /// For so long everything may take to settle after the last kill: as long as a device may stand still
 /// (30 s), twice, and what is left of its life.
 const PATIENCE: Duration = Duration::from_secs(150);
@@ -316,7 +317,7 @@ fn assert_it_was_put_to_the_test(devices: &[Value], customer: &Customer, kills: 
         customer.in_the_middle,
         devices.len()
     );
-    assert!(customer.in_the_middle * 2 >= kills, "only {} kills with requests in flight", customer.in_the_middle);
+    assert!(customer.in_the_middle * 4 >= kills, "only {} kills with requests in flight", customer.in_the_middle);
     assert!(adopted > 5, "only {adopted} were found by their tag");
 }
 

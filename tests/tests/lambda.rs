@@ -17,7 +17,7 @@ use kit::{
     dynamo::embedded::Embedded,
 };
 use serde_json::{Value, json};
-use simulators::{cpx, deployments, lorawan, shoutcloud};
+use simulators::{cpx, deployments, lorawan, packet, shoutcloud};
 use system_tests::runtime_api::{Function, Outcome, Packaged, packaged};
 use tokio::{net::TcpListener, sync::OnceCell};
 
@@ -235,6 +235,12 @@ async fn services_answers_every_event_and_lives_on() {
 async fn autoscaler_answers_every_event_and_lives_on() {
     let backend = Backend::start().await;
     survives_every_event(&backend.function("autoscaler", &[]).await, "/api/v1/deployments/simulate").await;
+}
+
+#[tokio::test]
+async fn devices_answers_every_event_and_lives_on() {
+    let backend = Backend::start().await;
+    survives_every_event(&backend.function("devices", &[]).await, "/api/v1/devices").await;
 }
 
 #[tokio::test]
@@ -462,6 +468,61 @@ async fn autoscaler_answers(backend: &Backend, upstream: &deployments::Simulator
     assert_eq!(body["effective"]["min_free_servers"], 2, "{body}");
     assert_eq!(answer["multiValueHeaders"]["etag"], json!(["\"1\""]), "{answer}");
     call("GET", "/api/v1/deployments/eu-1/explain", "").await;
+}
+
+#[tokio::test]
+async fn runs_of_the_worker_bring_a_device_up_and_take_it_down_and_say_so_in_their_metrics() {
+    let backend = Backend::start().await;
+    let vendor = packet::start(packet::Config { speed: 20.0, ..packet::Config::default() }).await.unwrap();
+    let environment = [
+        ("MUSTER_PACKET_URL", vendor.url()),
+        ("MUSTER_PACKET_PROJECT", packet::PROJECT),
+        ("MUSTER_PACKET_TOKEN", packet::TOKEN),
+        ("MUSTER_PACKET_TAG", "muster-test"),
+    ];
+    let devices = backend.function("devices", &environment).await;
+    let worker = backend.function("devices-worker", &environment).await;
+    let call = async |method: &str, path: &str, body: &str, status: u16| -> Value {
+        let mut event = backend.authorized(event("post-multi-value"));
+        (event["httpMethod"], event["path"], event["body"]) = (json!(method), json!(path), json!(body));
+        event["multiValueQueryStringParameters"] = json!({});
+        let answer = devices.invoke(&event, TIME).await.unwrap().response();
+        assert_eq!(assert_well_formed(&event, &answer), status, "{method} {path}: {answer} {}", devices.log());
+        serde_json::from_str(answer["body"].as_str().unwrap()).unwrap()
+    };
+    let tick = json!({ "scheduled_time": jiff::Timestamp::now().to_string() });
+    // Nothing new is begun in the last 45 seconds.
+    let run = async || worker.invoke(&tick, Duration::from_secs(90)).await.unwrap().response();
+
+    assert_eq!(run().await, json!({ "ended": "Idle" }), "{}", worker.log());
+    let one = call("POST", "/api/v1/devices", r##"{"userdata":"#!/bin/sh"}"##, 202).await;
+    let path = format!("/api/v1/devices/{}", one["id"].as_str().unwrap());
+    assert_eq!(run().await, json!({ "ended": "Idle" }), "{}", worker.log());
+    assert_eq!(call("GET", &path, "", 200).await["state"], "Active", "{}", worker.log());
+    let alive = vendor.alive();
+    assert_eq!(alive.len(), 1);
+    assert_eq!(alive[0].tags, [format!("muster-test:{}", one["id"].as_str().unwrap())]);
+    assert_eq!(call("DELETE", &path, "", 202).await["state"], "Deleting");
+    assert_eq!(run().await, json!({ "ended": "Idle" }), "{}", worker.log());
+    assert_eq!(call("GET", &path, "", 200).await["state"], "Deleted", "{}", worker.log());
+    assert_eq!(vendor.alive().len(), 0);
+
+    let lines = metrics(&worker, 3).await;
+    let sum = |name: &str| lines.iter().filter_map(|line| line[name].as_u64()).sum::<u64>();
+    let names = ["DevicesUp", "DevicesFailed", "DeviceAttemptsFailed", "DeviceTeardownsOverdue", "DeviceOrphans"];
+    assert_eq!(names.map(sum), [1, 0, 0, 0, 0], "{lines:?}");
+    let tells = |name: &str| lines.iter().any(|line| line[name].is_u64());
+    assert!(tells("DeviceTeardownsOverdue") && tells("DeviceOrphans"), "{lines:?}");
+    assert!(lines.iter().any(|line| line["Upstream"] == "packet"), "{lines:?}");
+}
+
+#[tokio::test]
+async fn a_stack_without_a_vendor_of_machines_has_a_worker_that_says_so() {
+    let backend = Backend::start().await;
+    let worker = backend.function("devices-worker", &[]).await;
+    let tick = json!({ "scheduled_time": jiff::Timestamp::now().to_string() });
+    let ended = worker.invoke(&tick, TIME).await.unwrap().response();
+    assert_eq!(ended, json!({ "ended": "MUSTER_PACKET_URL is not set" }));
 }
 
 #[tokio::test]

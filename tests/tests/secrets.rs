@@ -100,9 +100,10 @@ async fn a_secret_is_set_from_standard_input_and_listed_without_its_value() {
     assert!(set.stderr.contains(ID) && set.stderr.contains("five minutes"), "{set:?}");
     let after = machine.run(&[&LIST[..], &["-o", "json"]].concat()).await.exits(0);
     let expected = json!({"name": "MUSTER_LORAWAN_TOKEN", "state": "set", "changed_at": "2023-11-14T22:13:20Z"});
-    // The simulated Secrets Manager holds one; there is another that nobody has made.
-    let other = json!({"name": "MUSTER_ALERTS_WEBHOOK_KEY", "state": "missing"});
-    assert_eq!(after.json()["items"], json!([other, expected]));
+    // The simulated Secrets Manager holds one; there are others that nobody has made.
+    let missing = |name: &str| json!({"name": name, "state": "missing"});
+    let all = json!([missing("MUSTER_ALERTS_WEBHOOK_KEY"), expected, missing("MUSTER_PACKET_TOKEN")]);
+    assert_eq!(after.json()["items"], all);
     let machine = machine.with("MUSTER_ENVIRONMENT", "muster-test");
     machine.run_with_input(&SET[..3], b"0ther").await.exits(0).lines();
     assert_eq!(manager.value().as_deref(), Some("0ther"));
@@ -116,7 +117,7 @@ async fn what_cannot_be_set_is_refused_with_what_would_be_right_and_changes_noth
     let unknown = ["secrets", "set", "MUSTER_LORAWAN_TOKN", "--environment", "muster-test"];
     set(&unknown, "t0ken")
         .await
-        .refuses(2, &["MUSTER_LORAWAN_TOKN", "there are: MUSTER_ALERTS_WEBHOOK_KEY, MUSTER_LORAWAN_TOKEN"]);
+        .refuses(2, &["MUSTER_LORAWAN_TOKN", "there are: MUSTER_ALERTS_WEBHOOK_KEY, MUSTER_LORAWAN_TOKEN, MUSTER_PACKET_TOKEN"]);
     set(&SET[..3], "t0ken").await.refuses(2, &["--environment", "MUSTER_ENVIRONMENT"]);
     set(&[&SET[..4], &["muster/test"]].concat(), "t0ken").await.refuses(2, &["such as muster-test"]);
     set(&[&SET[..], &["t0ken"]].concat(), "").await.refuses(2, &["unexpected argument"]);
@@ -133,7 +134,7 @@ async fn what_cannot_be_set_is_refused_with_what_would_be_right_and_changes_noth
 async fn a_deployment_that_is_not_there_is_exit_code_3_and_says_what_makes_it() {
     let machine = operator(&Manager::default()).await;
     machine.run_with_input(&SET, b"t0ken").await.refuses(3, &[ID, "scripts/apply"]);
-    machine.run(&LIST).await.refuses(3, &[ID, "scripts/apply"]);
+    machine.run(&LIST).await.refuses(3, &["muster-test/MUSTER_PACKET_TOKEN", "scripts/apply"]);
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@
 //!
 //! A file and Secrets Manager are read again every five minutes, so that a new token counts without
 //! a deployment. Where that fails, the old token stays. A secret in Secrets Manager that has no
-//! value yet counts as not set.
+//! value yet counts as not set, and is looked at again every ten seconds.
 
 mod manager;
 
@@ -33,7 +33,7 @@ use crate::clock::Clock;
 const KEPT: SignedDuration = SignedDuration::from_mins(5);
 /// The same once an upstream has refused it: it may just have been replaced.
 const DOUBTED: SignedDuration = SignedDuration::from_secs(30);
-/// Pause before a place that failed is asked again.
+/// Pause before a place that failed, or had no value yet, is asked again.
 const PAUSE: SignedDuration = SignedDuration::from_secs(10);
 /// How long a reading may take: two attempts of Secrets Manager's client, and well below the ten
 /// seconds of a function's init phase.
@@ -215,7 +215,13 @@ impl Secret {
         known.read_at = self.0.clock.now();
         known.good_for = KEPT;
         match read {
-            Ok(token) => known.token = Ok(token),
+            Ok(token) => {
+                // Whoever sets the first one uses it at once, and a worker may have looked just before.
+                if token.is_none() {
+                    known.good_for = PAUSE;
+                }
+                known.token = Ok(token);
+            }
             Err(error) => {
                 known.good_for = PAUSE;
                 tracing::warn!(%error, known = known.token.is_ok(), "a secret cannot be read");
@@ -428,8 +434,10 @@ mod tests {
         let (secret, clock) = fake.secret().await;
         assert_eq!(value(&secret).await, None);
         fake.holds("first");
-        clock.advance(Duration::from_mins(5));
-        assert_eq!(value(&secret).await.unwrap(), "first");
+        clock.advance(Duration::from_secs(9));
+        assert_eq!((value(&secret).await, fake.asked()), (None, 1));
+        clock.advance(Duration::from_secs(1));
+        assert_eq!((value(&secret).await.unwrap().as_str(), fake.asked()), ("first", 2));
 
         // An emulator's way to say the same.
         let emulator = Fake::default();
