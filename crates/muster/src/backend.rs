@@ -247,7 +247,9 @@ impl Backend {
         let supply = Supply::new(vendor, DeviceStore::new(self.store.clone()), clock());
         let worker =
             Worker::new(supply, self.store.clone(), Sealer::new(config.token), clock(), Arc::clone(&self.wake_devices));
-        Ok(Some(worker.deletes_orphans(config.deletes_orphans).dead_mans_switch(config.dead_mans_switch)))
+        let worker = worker.deletes_orphans(config.deletes_orphans).dead_mans_switch(config.dead_mans_switch);
+        // A state folder has one owner, this process.
+        Ok(Some(worker.alone(self.engine.is_some())))
     }
 
     /// Works for one provider until `stop`, and tells when it has to wait for another worker.

@@ -72,6 +72,7 @@ pub struct Worker {
     wake: Arc<Notify>,
     deletes_orphans: bool,
     dead_mans_switch: bool,
+    alone: bool,
     me: Uuid,
     permits: Arc<Permits>,
     swept: Arc<Mutex<Option<Timestamp>>>,
@@ -153,6 +154,7 @@ impl Worker {
             wake,
             deletes_orphans: false,
             dead_mans_switch: true,
+            alone: false,
             me: Uuid::now_v7(),
             permits: Arc::new(Permits {
                 launching: Semaphore::new(AT_ONCE / 2),
@@ -177,6 +179,14 @@ impl Worker {
         self
     }
 
+    /// Nobody else works on this store: there is no lease to wait for that a process which was killed
+    /// has left.
+    #[must_use]
+    pub fn alone(mut self, alone: bool) -> Self {
+        self.alone = alone;
+        self
+    }
+
     fn vendor(&self) -> &Vendor {
         self.supply.vendor()
     }
@@ -188,15 +198,24 @@ impl Worker {
         if self.store.work().await?.is_empty() {
             return Ok(Ended::Idle);
         }
-        let now = self.clock.now();
-        if let Lease::Held(until) = self.store.lease(self.me, now, now + LEASE).await? {
+        if let Lease::Held(until) = self.renew().await? {
             return Ok(Ended::Held(until));
         }
         let ended = self.watch(stop).await;
-        if let Err(error) = self.store.release(self.me).await {
+        if !self.alone
+            && let Err(error) = self.store.release(self.me).await
+        {
             tracing::warn!(%error, "the worker's lease could not be given back; it will expire");
         }
         ended
+    }
+
+    async fn renew(&self) -> Result<Lease, StoreError> {
+        if self.alone {
+            return Ok(Lease::Ours);
+        }
+        let now = self.clock.now();
+        self.store.lease(self.me, now, now + LEASE).await
     }
 
     async fn watch(&self, stop: &CancellationToken) -> Result<Ended, StoreError> {
@@ -206,7 +225,7 @@ impl Worker {
         loop {
             let now = self.clock.now();
             if now >= renew_at {
-                if let Lease::Held(until) = self.store.lease(self.me, now, now + LEASE).await? {
+                if let Lease::Held(until) = self.renew().await? {
                     shift.finish(self).await;
                     return Ok(Ended::Held(until));
                 }
