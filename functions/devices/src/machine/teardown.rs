@@ -55,7 +55,9 @@ pub(super) fn torn_down(device: &mut Device, result: Result<Teardown, VendorErro
 /// Nothing is left at the vendor.
 pub(super) fn gone(device: &mut Device, ctx: &Ctx) -> Effects {
     let Stage::Deleting { then, .. } = device.stage else { return Effects::default() };
-    let closed = close(device, ctx.now, "the vendor has confirmed that nothing is left");
+    let made = device.attempt.as_ref().is_some_and(|attempt| attempt.machine.is_some() || attempt.doubtful);
+    let text = if made { "the vendor has confirmed that nothing is left" } else { "no machine was made" };
+    let closed = close(device, ctx.now, text);
     let last = device.attempt.as_ref().and_then(|attempt| attempt.reason.clone());
     let last = last.map_or_else(|| "no reason is known".to_owned(), |reason| reason.detail);
     match then {
