@@ -167,7 +167,7 @@ variable "package_dir" {
 }
 
 variable "settings" {
-  description = "The functions' settings by name, such as MUSTER_LORAWAN_URL. Each function gets those that functions.json lists for it. Tokens are no settings: see `muster secrets`."
+  description = "The functions' settings by name, such as MUSTER_LORAWAN_URL. Each function gets those that functions.json lists for it. MUSTER_PACKET_TAG is the name of the stack unless it is set here. Tokens are no settings: see `muster secrets`."
   type        = map(string)
   default     = {}
 

@@ -216,13 +216,7 @@ impl World {
     }
 
     /// A device that is up; `clock` and the vendor's time are in our hands.
-    async fn bring_up(
-        &self,
-        config: &devices::config::Config,
-        store: Store,
-        clock: &Clock,
-        bearer: &str,
-    ) -> String {
+    async fn bring_up(&self, config: &devices::config::Config, store: Store, clock: &Clock, bearer: &str) -> String {
         let asked_for = self.send("POST", "/api/v1/devices", Some(bearer)).await;
         assert_eq!(asked_for.status, StatusCode::ACCEPTED);
         let id = asked_for.json()["id"].as_str().unwrap().to_owned();
@@ -298,7 +292,9 @@ impl World {
 
     /// Nothing of `acme` has changed, and no upstream was asked.
     async fn is_untouched(&self) {
-        let (_, token) = key(&self.access, "acme", &["batches:read", "autoscaler:read", "devices:read"].map(str::to_owned), None).await;
+        let (_, token) =
+            key(&self.access, "acme", &["batches:read", "autoscaler:read", "devices:read"].map(str::to_owned), None)
+                .await;
         let list = self.send("GET", "/api/v1/batches?deleted=true", Some(&format!("Bearer {token}"))).await.json();
         assert_eq!(list["items"].as_array().unwrap().len(), 1);
         assert_eq!((&list["items"][0]["id"], &list["items"][0]["status"]), (&json!(self.batch), &json!("Processing")));
@@ -497,7 +493,8 @@ async fn what_belongs_to_another_tenant_is_not_there() {
             assert_eq!((reply.status, reply.json()), (StatusCode::OK, json!({"items": []})), "{path}");
         }
     }
-    let what = "a batch, its deletion, its partitions and codes, in two spellings; a device, its deletion, events and actions";
+    let what =
+        "a batch, its deletion, its partitions and codes, in two spellings; a device, its deletion, events and actions";
     assert_eq!(about_one, 8 + 4, "{what}");
     world.is_untouched().await;
 }

@@ -2,8 +2,8 @@
 //! at the vendor that no record knows, and nothing is launched twice. And two servers that work on one
 //! store at the same time, one of them killed every so often: the same.
 //!
-//! A worker's lease only spares requests, so all of this must hold without it: here it is taken away,
-//! which lets a server go on at once where another was killed, and two of them work together.
+//! A worker's lease only spares requests, so all of this must hold without it: it is taken away from the
+//! two, which lets them work together. One that owns its state folder has none.
 //!
 //! The moments are random. Their seed is printed, and `MUSTER_SEED` repeats it as far as a machine's
 //! timing can be repeated; `MUSTER_KILLS` says how often a server is killed (50 unless set, and half as
@@ -21,7 +21,7 @@ use devices::config;
 use jiff::Timestamp;
 use kit::{
     access::{KeyStore, NewKey, TABLE as ACCESS},
-    dynamo::{DEFAULT_PREFIX, Store, embedded::Embedded},
+    dynamo::{Store, embedded::Embedded},
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IteratorRandom as _};
 use reqwest::Method;
@@ -40,6 +40,9 @@ const ORDERS: usize = 3;
 /// and the next look is due (5 s), and is gone a second later. What is then asked can go wrong, too, and
 /// is asked again at the looks after that.
 const LONGEST_TWINS: Duration = Duration::from_mins(1);
+/// So many machines may be in no record by their ids, all of them gone: the answer to their creation was
+/// lost, and that to their deletion, too.
+const MOST_UNNAMED: u32 = 8;
 /// For so long everything may take to settle after the last kill: as long as a device may stand still
 /// (30 s), twice, and what is left of its life.
 const PATIENCE: Duration = Duration::from_secs(150);
@@ -58,9 +61,9 @@ async fn vendor(seed: u64) -> Simulator {
         "out_of_capacity=0.05",
         "failed_at=0.08",
         "reclaimed=0.03",
-        "stuck_at=0.03,until=15s",
-        "delete_ignored=0.05,times=1,until=20s",
-        "delete_failed=0.05,times=1,until=20s",
+        "stuck_at=0.03,until=8s",
+        "delete_ignored=0.05,times=1,until=12s",
+        "delete_failed=0.05,times=1,until=12s",
         "dropped=0.02",
         "hang=0.01,until=25s",
         "server_error=0.02",
@@ -278,13 +281,17 @@ fn assert_nothing_is_left_and_nothing_was_launched_twice(devices: &[Value], sim:
     for machine in &all {
         machines.entry(owner(machine)).or_default().push(machine);
     }
-    let mut longest = Duration::ZERO;
+    let (mut longest, mut unnamed) = (Duration::ZERO, 0);
     for (id, machines) in &machines {
         let device = devices.iter().find(|device| device["id"] == *id);
         let record = device.unwrap_or_else(|| panic!("no record knows of {machines:#?}")).to_string();
         for (at, machine) in machines.iter().enumerate() {
-            // One that nobody was told of can be taken back by the vendor before anybody looks.
-            assert!(machine.reclaimed || record.contains(&machine.id), "{machine:#?} is not in {record}");
+            if !record.contains(&machine.id) {
+                // One that nobody was told of can be taken back by the vendor before anybody looks, or
+                // be found by its tag and deleted by a request whose answer is lost.
+                assert!(machine.reclaimed || machine.forced, "{machine:#?} is not in {record}");
+                unnamed += u32::from(!machine.reclaimed);
+            }
             for later in &machines[at + 1..] {
                 let end = machine.ended_at.unwrap_or_else(Timestamp::now).min(later.ended_at.unwrap_or(Timestamp::MAX));
                 let together = Duration::try_from(end.duration_since(later.created_at)).unwrap_or_default();
@@ -297,7 +304,8 @@ fn assert_nothing_is_left_and_nothing_was_launched_twice(devices: &[Value], sim:
             }
         }
     }
-    println!("two of one request were there for {longest:.1?} at most");
+    println!("two of one request were there for {longest:.1?} at most; {unnamed} machines are in no record");
+    assert!(unnamed <= MOST_UNNAMED, "{unnamed}");
     assert!(longest < LONGEST_TWINS, "{longest:?}");
 }
 
@@ -341,12 +349,6 @@ async fn a_server_killed_at_random_moments_leaves_nothing_behind_and_launches_no
             customer.moment(&sim).await;
             running.kill().await;
             customer.hear(asked).await;
-        }
-        if machine.state().join("muster.db").exists() {
-            let engine = Embedded::open(&machine.state()).unwrap();
-            let store = engine.store(DEFAULT_PREFIX);
-            store.create_tables(&[&devices::TABLE]).await.unwrap();
-            take_lease_away(&store).await;
         }
     }
     let (_running, at) = served(&machine, machine.start(&SERVE)).await;

@@ -115,9 +115,10 @@ async fn what_cannot_be_set_is_refused_with_what_would_be_right_and_changes_noth
     let machine = operator(&manager).await;
     let set = async |args: &[&str], input: &str| machine.run_with_input(args, input.as_bytes()).await;
     let unknown = ["secrets", "set", "MUSTER_LORAWAN_TOKN", "--environment", "muster-test"];
-    set(&unknown, "t0ken")
-        .await
-        .refuses(2, &["MUSTER_LORAWAN_TOKN", "there are: MUSTER_ALERTS_WEBHOOK_KEY, MUSTER_LORAWAN_TOKEN, MUSTER_PACKET_TOKEN"]);
+    set(&unknown, "t0ken").await.refuses(
+        2,
+        &["MUSTER_LORAWAN_TOKN", "there are: MUSTER_ALERTS_WEBHOOK_KEY, MUSTER_LORAWAN_TOKEN, MUSTER_PACKET_TOKEN"],
+    );
     set(&SET[..3], "t0ken").await.refuses(2, &["--environment", "MUSTER_ENVIRONMENT"]);
     set(&[&SET[..4], &["muster/test"]].concat(), "t0ken").await.refuses(2, &["such as muster-test"]);
     set(&[&SET[..], &["t0ken"]].concat(), "").await.refuses(2, &["unexpected argument"]);

@@ -221,6 +221,9 @@ pub fn ask_delete(device: &mut Device, now: Timestamp) -> bool {
         // A request to create may be under way: nobody looks for its machine before it has come.
         Stage::Creating { claim, .. } => {
             let not_before = claim.until;
+            if let Some(attempt) = &mut device.attempt {
+                attempt.doubtful = true;
+            }
             begin_deletion(device, Then::Deleted, now, not_before);
         }
         Stage::Requested { .. } | Stage::Provisioning | Stage::Active => {

@@ -54,6 +54,8 @@ const MOST: usize = 10_000;
 const LEASE: SignedDuration = SignedDuration::from_secs(15);
 /// A claim outlives its request by so much: clocks differ, and writing takes a while.
 const CLAIM_SLACK: SignedDuration = SignedDuration::from_secs(10);
+/// Between the end of a look and the next one there is at least so much time.
+const SHORTEST_PAUSE: SignedDuration = SignedDuration::from_secs(1);
 /// Pause after the store has failed.
 const STORE_PAUSE: SignedDuration = SignedDuration::from_secs(1);
 
@@ -131,7 +133,7 @@ type Census = Result<HashMap<Uuid, Vec<Seen>>, VendorError>;
 #[derive(Debug)]
 enum Done {
     Driven { id: Uuid, device: Option<Box<Device>>, due: Option<Timestamp> },
-    Counted { ids: Vec<Uuid>, census: Arc<Census> },
+    Counted { ids: Vec<Uuid>, at: Timestamp, census: Arc<Census> },
     Swept,
 }
 
@@ -329,7 +331,11 @@ impl Worker {
             let stage = slot.device.as_ref().map(|device| &device.stage);
             matches!(stage, Some(Stage::Provisioning | Stage::Deleting { .. }))
         };
-        let together = shift.slots.values().filter(|slot| due(slot, now) && watched(slot)).count() >= CENSUS;
+        let watch = shift.slots.values().filter(|slot| watched(slot));
+        let (some, soon) = watch.fold((false, 0), |(some, soon), slot| {
+            (some || due(slot, now), soon + usize::from(due(slot, now + CENSUS_WITH)))
+        });
+        let together = some && soon >= CENSUS;
         let mut counted = Vec::new();
         let mut alone = Vec::new();
         for (id, slot) in &mut shift.slots {
@@ -346,11 +352,11 @@ impl Worker {
             let worker = self.clone();
             shift.tasks.spawn(async move {
                 let census = worker.census().await;
-                Done::Counted { ids: counted, census: Arc::new(census) }
+                Done::Counted { ids: counted, at: now, census: Arc::new(census) }
             });
         }
         for (id, device) in alone {
-            shift.drive(self, id, device, None);
+            shift.drive(self, id, device, (now, None));
         }
     }
 
@@ -371,7 +377,7 @@ impl Worker {
         &self,
         id: Uuid,
         known: Option<Device>,
-        mut census: Option<Arc<Census>>,
+        (began, mut census): (Timestamp, Option<Arc<Census>>),
         stop: CancellationToken,
     ) -> Done {
         let me = Uuid::now_v7();
@@ -440,7 +446,7 @@ impl Worker {
                 }
             }
             if !effects.at_once {
-                return Done::Driven { id, device: Some(Box::new(device)), due: Some(self.next_look()) };
+                return Done::Driven { id, device: Some(Box::new(device)), due: Some(self.next_look(began)) };
             }
         }
     }
@@ -465,9 +471,11 @@ impl Worker {
         }
     }
 
-    fn next_look(&self) -> Timestamp {
+    /// When to look again, counted from the beginning of this look: what it took is not added.
+    fn next_look(&self, began: Timestamp) -> Timestamp {
         let poll = SignedDuration::try_from(POLL).unwrap_or_default();
-        self.clock.now() + poll - SignedDuration::from_millis(rand::rng().random_range(JITTER_MS))
+        let next = began + poll - SignedDuration::from_millis(rand::rng().random_range(JITTER_MS));
+        next.max(self.clock.now() + SHORTEST_PAUSE)
     }
 
     /// What follows from a step beyond the record.
@@ -534,9 +542,9 @@ impl Rounds {
 }
 
 impl Shift {
-    fn drive(&mut self, worker: &Worker, id: Uuid, device: Option<Device>, census: Option<Arc<Census>>) {
+    fn drive(&mut self, worker: &Worker, id: Uuid, device: Option<Device>, seen: (Timestamp, Option<Arc<Census>>)) {
         let (worker, stop) = (worker.clone(), self.stop.clone());
-        self.tasks.spawn(async move { worker.drive(id, device, census, stop).await });
+        self.tasks.spawn(async move { worker.drive(id, device, seen, stop).await });
     }
 
     fn settle(&mut self, worker: &Worker, done: Done) {
@@ -555,10 +563,10 @@ impl Shift {
                     slot.due = slot.due.min(worker.clock.now() + STORE_PAUSE);
                 }
             }
-            Done::Counted { ids, census } => {
+            Done::Counted { ids, at, census } => {
                 for id in ids {
                     let device = self.slots.get_mut(&id).and_then(|slot| slot.device.take());
-                    self.drive(worker, id, device, Some(Arc::clone(&census)));
+                    self.drive(worker, id, device, (at, Some(Arc::clone(&census))));
                 }
             }
         }

@@ -13,6 +13,11 @@ pub(super) fn torn_down(device: &mut Device, result: Result<Teardown, VendorErro
     let trouble = match result {
         Ok(Teardown { left, .. }) if left.is_empty() => return gone(device, ctx),
         Ok(Teardown { left, asked, refused }) => {
+            if let (Some(attempt), Some(found)) = (&mut device.attempt, left.first())
+                && attempt.machine.is_none()
+            {
+                attempt.machine = Some(found.machine.clone());
+            }
             if let Stage::Deleting { asked_at, .. } = &mut device.stage
                 && asked
             {

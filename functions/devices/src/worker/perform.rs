@@ -138,10 +138,8 @@ impl Worker {
                 match self.vendor().delete(&seen.machine.id).await {
                     Ok(true) => teardown.asked = true,
                     Ok(false) => continue,
-                    Err(error @ (VendorError::Refused { .. } | VendorError::Broken { .. })) => {
-                        teardown.refused = Some(error.to_string());
-                    }
-                    Err(error) => return Err(error),
+                    // What was found is told all the same: it may have worked.
+                    Err(error) => teardown.refused = Some(error.to_string()),
                 }
             }
             teardown.left.push(seen);

@@ -118,7 +118,8 @@ fn a_fatal_answer_after_a_lost_one_waits_until_nothing_is_left() {
     // The first request was late, not lost.
     let late = Teardown { left: vec![seen("a", VendorState::Coming)], asked: true, refused: None };
     step(&mut device, 61, Action::TearDown, Outcome::TornDown(Ok(late)));
-    assert_eq!(device.state(), State::Deleting);
+    assert_eq!((device.state(), device.machine_id()), (State::Deleting, Some("a")), "it is in the record now");
+    step(&mut device, 66, Action::Diagnose, Outcome::Diagnosed(Ok(vec![])));
     step(&mut device, 66, Action::TearDown, Outcome::TornDown(Ok(Teardown::default())));
     assert_eq!((device.state(), device.reason.unwrap().code), (State::Failed, Code::BadRequest));
 }

@@ -111,7 +111,7 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
     let (people, works) = (Meter::default(), Meter::default());
     let (wake, clock, metered) = (Arc::new(Notify::new()), Clock::system(), works.store(&store));
     let supply = Supply::new(vendor, DeviceStore::new(metered.clone()), clock.clone());
-    let worker = Works::new(supply, metered, Sealer::new(config.token), clock, Arc::clone(&wake));
+    let worker = Works::new(supply, metered, Sealer::new(config.token), clock, Arc::clone(&wake)).alone(true);
     let stop = CancellationToken::new();
     let told = stop.clone();
     let working = tokio::spawn(async move { worker.work_forever(&told).await });
