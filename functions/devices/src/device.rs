@@ -290,6 +290,10 @@ pub struct Attempt {
     /// Whether a request to create it may have worked without our being told.
     #[serde(default)]
     pub doubtful: bool,
+    /// Until then a request to create it whose answer was lost may still be carried out: what is not
+    /// there yet is not yet known not to come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unsettled_until: Option<Timestamp>,
     /// Whether, now that it is up, it is the only machine with our tag.
     #[serde(default)]
     pub alone: bool,
@@ -415,6 +419,11 @@ impl Device {
     pub fn terminates_at(&self) -> Option<Timestamp> {
         let ttl = self.request.ttl_seconds.map(|seconds| self.created_at + SignedDuration::from_secs(seconds.into()));
         self.request.termination_time.or(ttl)
+    }
+
+    /// Whether no request to create a machine for it is under way any more.
+    pub fn is_settled_at(&self, now: Timestamp) -> bool {
+        self.attempt.as_ref().and_then(|attempt| attempt.unsettled_until).is_none_or(|until| now >= until)
     }
 
     /// What need not be tried again.

@@ -14,6 +14,8 @@ use crate::{
     vendor::{Seen, VendorError},
 };
 
+/// Between two looks for a machine that may still come.
+const LOOK_AGAIN: SignedDuration = SignedDuration::from_secs(4);
 /// Longest wait before something is tried again.
 const LONGEST_BACKOFF: SignedDuration = SignedDuration::from_secs(60);
 
@@ -43,6 +45,7 @@ pub(super) fn chosen(
                 up_at: None,
                 switch,
                 doubtful: false,
+                unsettled_until: None,
                 alone: false,
                 twins: Vec::new(),
                 trouble: None,
@@ -98,12 +101,23 @@ pub(super) fn answered(device: &mut Device, created: Result<Seen, VendorError>, 
             let text =
                 if unknown { format!("{error}; whether it worked will be told by our tag") } else { error.to_string() };
             device.note(ctx.now, "create", &text);
+            if unknown {
+                unsettle(device);
+            }
             try_again(device, error, unknown, ctx)
         }
         error => {
             let reason = Reason::new(fatal(error), error.to_string());
             give_up(device, reason, ctx)
         }
+    }
+}
+
+/// A request may have been sent under the present claim, and may be carried out until its end.
+fn unsettle(device: &mut Device) {
+    if let (Stage::Creating { claim, .. }, Some(attempt)) = (&device.stage, &mut device.attempt) {
+        attempt.doubtful = true;
+        attempt.unsettled_until = attempt.unsettled_until.max(Some(claim.until));
     }
 }
 
@@ -129,20 +143,23 @@ pub(super) fn try_again(device: &mut Device, error: &VendorError, unknown: bool,
 }
 
 pub(super) fn looked_up(device: &mut Device, found: Result<Vec<Seen>, VendorError>, ctx: &Ctx) -> Effects {
-    if let Some(attempt) = &mut device.attempt {
-        // Whoever looks does not know whether a request was sent; it may even come later.
-        attempt.doubtful = true;
-    }
+    // Whoever looks does not know whether a request was sent.
+    unsettle(device);
+    let settled = device.is_settled_at(ctx.now);
     match found {
         Ok(found) => {
             if let Some(oldest) = found.into_iter().filter(Seen::is_alive).min_by(by_age) {
                 have(device, oldest, ctx, "found by its tag");
                 return Effects::at_once();
             }
-            if let Stage::Creating { look_up, .. } = &mut device.stage {
-                *look_up = false;
+            if let Stage::Creating { look_up, not_before, .. } = &mut device.stage {
+                // What is not there may still come, until the end of the claim.
+                *look_up = !settled;
+                if !settled {
+                    *not_before = ctx.now + LOOK_AGAIN;
+                }
             }
-            Effects::at_once()
+            Effects { at_once: settled, ..Effects::default() }
         }
         Err(error) => try_again(device, &error, true, ctx),
     }

@@ -11,7 +11,8 @@ use crate::{
 
 pub(super) fn torn_down(device: &mut Device, result: Result<Teardown, VendorError>, ctx: &Ctx) -> Effects {
     let trouble = match result {
-        Ok(Teardown { left, .. }) if left.is_empty() => return gone(device, ctx),
+        // Nothing is left only when nothing can come any more.
+        Ok(Teardown { left, .. }) if left.is_empty() && device.is_settled_at(ctx.now) => return gone(device, ctx),
         Ok(Teardown { left, asked, refused }) => {
             if let (Some(attempt), Some(found)) = (&mut device.attempt, left.first())
                 && attempt.machine.is_none()

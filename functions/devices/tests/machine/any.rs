@@ -7,7 +7,7 @@ use devices::{
     vendor::{Seen, VendorError, VendorState},
 };
 use http::StatusCode;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -19,7 +19,7 @@ struct World {
     machines: Vec<(String, VendorState)>,
     made: usize,
     /// Requests that will be carried out although nobody was told.
-    late: usize,
+    late: Vec<Timestamp>,
 }
 
 impl World {
@@ -66,7 +66,8 @@ fn perform(world: &mut World, device: &Device, action: Action, byte: u8) -> Outc
                 Outcome::Created(Err(error(0)))
             }
             2 => {
-                world.late += 1;
+                let Stage::Creating { claim, .. } = &device.stage else { panic!() };
+                world.late.push(claim.until);
                 Outcome::Created(Err(error(0)))
             }
             3 => {
@@ -158,10 +159,10 @@ proptest! {
             if other == 255 {
                 world.machines.pop();
             }
-            // A request that was under way is carried out; but not between the last look and the end:
-            // then it is the sweep's.
-            if world.late > 0 && other.is_multiple_of(2) && action != Action::SwitchOff {
-                world.late -= 1;
+            // A request that was under way is carried out by the end of its claim.
+            let due = world.late.iter().position(|until| ctx.now >= *until || other.is_multiple_of(2));
+            if let Some(at) = due {
+                world.late.remove(at);
                 world.make();
             }
             if action == Action::Create {
@@ -208,7 +209,9 @@ proptest! {
             }
         }
         // The worker's patience is longer than this list of misfortunes: with a vendor that works it ends.
-        world.late = 0;
+        for _ in std::mem::take(&mut world.late) {
+            world.make();
+        }
         for _ in 0..2000 {
             let ctx = Ctx { me: Uuid::from_u128(u128::MAX), ..ctx(now) };
             match next(&device, &ctx) {

@@ -49,11 +49,32 @@ fn after_a_lost_answer_the_tag_is_looked_up_before_there_is_another_claim() {
     chosen(&mut device, 0, "ewr1");
     step(&mut device, 1, Action::Create, Outcome::Created(Err(refused(502))));
     let Next::Wait(at) = next(&device, &ctx(1)) else { panic!("{device:#?}") };
-    let later = at.duration_since(NOON).as_secs() + 1;
-    step(&mut device, later, Action::LookUp, Outcome::LookedUp(Ok(vec![])));
-    step(&mut device, later, Action::Claim, Outcome::Claimed);
-    step(&mut device, later, Action::Create, Outcome::Created(Ok(seen("a", VendorState::Coming))));
+    let soon = at.duration_since(NOON).as_secs() + 1;
+    step(&mut device, soon, Action::LookUp, Outcome::LookedUp(Ok(vec![])));
+    // The request may still be carried out until the end of its claim.
+    let mut found = device.clone();
+    step(&mut found, 19, Action::LookUp, Outcome::LookedUp(Ok(vec![seen("a", VendorState::Coming)])));
+    assert_eq!((found.state(), found.machine_id()), (State::Provisioning, Some("a")));
+    step(&mut device, 20, Action::LookUp, Outcome::LookedUp(Ok(vec![])));
+    step(&mut device, 20, Action::Claim, Outcome::Claimed);
+    step(&mut device, 20, Action::Create, Outcome::Created(Ok(seen("b", VendorState::Coming))));
     assert_eq!(device.state(), State::Provisioning);
+    // Nor is it up, or gone, before that.
+    let mut other = crate::device(Request { ttl_seconds: Some(3600), ..Request::default() });
+    chosen(&mut other, 0, "ewr1");
+    step(&mut other, 1, Action::Create, Outcome::Created(Err(refused(502))));
+    step(&mut other, 5, Action::LookUp, Outcome::LookedUp(Ok(vec![seen("a", VendorState::Coming)])));
+    step(&mut other, 19, Action::Observe, observed(vec![seen("a", VendorState::Active)]));
+    assert_eq!(other.state(), State::Provisioning);
+    let mut failed = other.clone();
+    step(&mut other, 20, Action::Observe, observed(vec![seen("a", VendorState::Active)]));
+    assert_eq!(other.state(), State::Active);
+    step(&mut failed, 19, Action::Observe, observed(vec![]));
+    step(&mut failed, 19, Action::Diagnose, Outcome::Diagnosed(Ok(vec![])));
+    step(&mut failed, 19, Action::TearDown, Outcome::TornDown(Ok(Teardown::default())));
+    assert_eq!(failed.state(), State::Deleting);
+    step(&mut failed, 20, Action::TearDown, Outcome::TornDown(Ok(Teardown::default())));
+    assert_eq!(failed.state(), State::Requested);
 }
 
 #[test]
