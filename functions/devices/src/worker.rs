@@ -42,8 +42,9 @@ use crate::{
 pub const AT_ONCE: usize = 64;
 /// The longest time between two looks at a device.
 pub const POLL: Duration = Duration::from_secs(5);
-/// A look is so much earlier, by chance, that many processes do not look at the same moment.
-const JITTER_MS: std::ops::Range<i64> = 200..1000;
+/// A look is so much earlier: what follows from it takes a while with a thousand devices; and by chance,
+/// so that many processes do not look at the same moment.
+const JITTER_MS: std::ops::Range<i64> = 1000..2000;
 /// From so many on that are due together, one listing is asked for instead of each.
 const CENSUS: usize = 8;
 /// Those that are due so soon are looked at with the others.
