@@ -308,6 +308,13 @@ pub struct Attempt {
     pub events: Vec<Event>,
 }
 
+impl Attempt {
+    /// Whether no request to create its machine is under way any more.
+    pub fn is_settled_at(&self, now: Timestamp) -> bool {
+        self.unsettled_until.is_none_or(|until| now >= until)
+    }
+}
+
 /// A combination that need not be tried again for the same device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failed {
@@ -423,7 +430,7 @@ impl Device {
 
     /// Whether no request to create a machine for it is under way any more.
     pub fn is_settled_at(&self, now: Timestamp) -> bool {
-        self.attempt.as_ref().and_then(|attempt| attempt.unsettled_until).is_none_or(|until| now >= until)
+        self.attempt.as_ref().is_none_or(|attempt| attempt.is_settled_at(now))
     }
 
     /// What need not be tried again.

@@ -33,7 +33,7 @@ use crate::{
     device::{Device, Stage, State},
     machine::{Action, Ctx, Effects, Next, apply, next},
     seal::Sealer,
-    store::{DeviceStore, Lease, Swept},
+    store::{DeviceStore, Lease},
     supply::Supply,
     vendor::{Seen, Vendor, VendorError},
 };
@@ -510,11 +510,6 @@ impl Worker {
 
     fn last_sweep(&self) -> std::sync::MutexGuard<'_, Option<Timestamp>> {
         self.swept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What the last sweep has found.
-    pub async fn swept(&self) -> Result<Option<Swept>, StoreError> {
-        self.store.last_sweep().await
     }
 }
 

@@ -73,8 +73,7 @@ pub(super) fn observed_now(device: &mut Device, observed: Result<Observation, Ve
             let up_at = *attempt.up_at.get_or_insert(ctx.now);
             // Whoever waits for it does not wait for ever for another one to go; the sweep sees to that.
             let patient = ctx.now.duration_since(up_at) < TEARDOWN_OVERDUE;
-            let settled = attempt.unsettled_until.is_none_or(|until| ctx.now >= until);
-            if (!alone && patient) || !settled {
+            if (!alone && patient) || !attempt.is_settled_at(ctx.now) {
                 return Effects { at_once: twins, ..Effects::default() };
             }
             attempt.twins.clear();
