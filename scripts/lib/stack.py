@@ -287,9 +287,18 @@ def read_profile(path):
     return {name: json.loads(value) for name, value in re.findall(r'^(\w+)\s*=\s*("(?:[^"\\]|\\.)*")\s*$', text, re.M)}
 
 
+def binaries(*packages):
+    """The folder with the binaries of these packages, as cargo builds them for a developer. They are
+    built where that is needed: `scripts/test` has built them with everything else, and says so, as the
+    same packages alone have other features of shared crates, which would build nearly all of it twice."""
+    if os.environ.get("MUSTER_TEST_BUILT") != "1":
+        if not shutil.which("cargo"):
+            raise Failed("cargo is not installed", "muster is built with Rust: install it with rustup")
+        chosen = [part for name in packages for part in ("--package", name)]
+        run(["cargo", "build", "--locked", "--quiet", *chosen, "--bins"], cwd=ROOT)
+    return TARGET / "debug"
+
+
 def muster():
     """The path of this clone's `muster` command, built where that is needed."""
-    if not shutil.which("cargo"):
-        raise Failed("cargo is not installed", "muster is built with Rust: install it with rustup")
-    run(["cargo", "build", "--locked", "--quiet", "--package", "muster", "--bin", "muster"], cwd=ROOT)
-    return str(TARGET / "debug" / "muster")
+    return str(binaries("muster") / "muster")

@@ -15,6 +15,9 @@ import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts" / "lib"))
+import stack  # noqa: E402
+
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").resolve() / "debug"
 PATIENCE = 45
 PROJECT, TOKEN = "2f1e9a7c-6d35-4c1b-9a55-0c8f3f1d7e42", "muster-sim-packet-token"
@@ -67,9 +70,7 @@ class Terminal:
 @unittest.skipUnless(sys.platform != "win32", "a pseudo-terminal")
 class OnATerminal(unittest.TestCase):
     def setUp(self):
-        for name in ("muster", "muster-sim"):
-            if not (TARGET / name).exists():
-                subprocess.run(["cargo", "build", "-p", "muster", "-p", "simulators"], cwd=ROOT, check=True)
+        stack.binaries("muster", "simulators")
         home = tempfile.TemporaryDirectory()
         self.addCleanup(home.cleanup)
         # Nothing comes up before somebody answers.

@@ -163,13 +163,19 @@ class ThisClone(unittest.TestCase):
         self.assertEqual(len(kinds), len(set(kinds)))
         self.assertLessEqual({kind for _, kind in kinds}, {"http", "worker"})
 
-    def test_the_release_profile_leaves_nothing_for_cargo_lambda_to_fill_in(self):
-        # What is not stated, cargo-lambda sets its own way: panic = "abort", for one.
+    def test_the_profile_of_the_functions_leaves_nothing_for_cargo_lambda_to_fill_in(self):
+        # What is not stated, cargo-lambda may set its own way: panic = "abort", for one.
         text = (ROOT / "Cargo.toml").read_text()
-        profile = re.search(r"^\[profile\.release\]\n(.*?)(?=^\[|\Z)", text, re.MULTILINE | re.DOTALL).group(1)
-        settings = dict(re.findall(r"^([\w-]+) = (.+?)\s*$", profile, re.MULTILINE))
+
+        def profile(name):
+            stated = re.search(rf"^\[profile\.{name}\]\n(.*?)(?=^\[|\Z)", text, re.MULTILINE | re.DOTALL).group(1)
+            settings = dict(re.findall(r"^([\w-]+) = (.+?)\s*$", stated, re.MULTILINE))
+            inherited = settings.pop("inherits", None)
+            return {**(profile(inherited.strip('"')) if inherited else {}), **settings}
+
+        settings = profile(script.PROFILE)
         self.assertEqual(settings["panic"], '"unwind"')
-        self.assertLessEqual({"lto", "codegen-units", "strip"}, set(settings))
+        self.assertLessEqual({"lto", "codegen-units", "strip", "opt-level"}, set(settings))
 
     def test_the_devcontainer_has_the_tools_that_would_be_installed(self):
         folder = ROOT / ".devcontainer"

@@ -21,6 +21,9 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts" / "lib"))
+import stack  # noqa: E402
+
 # What `muster-sim packet` takes unless it is told otherwise.
 PROJECT = "2f1e9a7c-6d35-4c1b-9a55-0c8f3f1d7e42"
 PACKET_TOKEN = "muster-sim-packet-token"
@@ -160,8 +163,7 @@ class Stage(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        subprocess.run(["cargo", "build", "--locked", "--quiet", "--package", "muster", "--package", "simulators", "--bins"],
-                       cwd=ROOT, check=True)
+        stack.binaries("muster", "simulators")
         cls.folder = tempfile.TemporaryDirectory()
         cls.addClassCleanup(cls.folder.cleanup)
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("MUSTER_", "AWS_"))}

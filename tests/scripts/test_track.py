@@ -19,6 +19,9 @@ import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts" / "lib"))
+import stack  # noqa: E402
+
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").resolve() / "debug"
 PATIENCE = 30
 ENTER, LEAVE, SHOW, HIDE = b"\x1b[?1049h", b"\x1b[?1049l", b"\x1b[?25h", b"\x1b[?25l"
@@ -155,8 +158,7 @@ class Drawn:
 
     @classmethod
     def setUpClass(cls):
-        cargo = ["cargo", "build", "--locked", "--quiet", "--package", "muster", "--package", "simulators", "--bins"]
-        subprocess.run(cargo, cwd=ROOT, check=True)
+        stack.binaries("muster", "simulators")
         cls.process = subprocess.Popen([TARGET / "muster-sim", *cls.simulator], stdout=subprocess.PIPE, text=True)
         cls.addClassCleanup(cls.stop)
         cls.url = cls.process.stdout.readline().split()[-1]
@@ -246,10 +248,12 @@ class Track(Drawn, unittest.TestCase):
 
     def test_a_panic_gives_the_terminal_back_before_it_is_told(self):
         built = subprocess.run(
-            ["cargo", "test", "--locked", "--quiet", "--package", "muster", "--lib", "--no-run", "--message-format=json"],
+            # The whole workspace, as `scripts/test` builds it: alone it would be built a second time.
+            ["cargo", "test", "--locked", "--quiet", "--workspace", "--no-run", "--message-format=json"],
             cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
         messages = [json.loads(line) for line in built.splitlines() if line.startswith("{")]
-        binary = [message["executable"] for message in messages if message.get("executable")][-1]
+        [binary] = [message["executable"] for message in messages if message.get("executable")
+                    and message["target"]["name"] == "muster" and "lib" in message["target"]["kind"]]
         test = "terminal::tests::a_panic_while_the_terminal_is_ours"
         terminal = Terminal([binary, "--ignored", "--exact", test, "--nocapture", "--test-threads=1"])
         self.addCleanup(terminal.close)

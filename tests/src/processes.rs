@@ -271,6 +271,14 @@ impl Ran {
         self
     }
 
+    /// Fails where the exit code is none of these.
+    #[must_use]
+    #[track_caller]
+    pub fn exits_with_one_of(self, codes: &[i32]) -> Self {
+        assert!(self.code.is_some_and(|code| codes.contains(&code)), "{self:#?}");
+        self
+    }
+
     /// Fails unless it failed with this code, printed no data, and said each of `words`.
     #[track_caller]
     pub fn refuses(self, code: i32, words: &[&str]) {

@@ -102,6 +102,15 @@ async fn values_that_cannot_be_are_refused_with_what_would_be_right_and_leave_no
 }
 
 #[tokio::test]
+async fn a_key_that_was_used_for_something_else_is_refused_in_whole_sentences() {
+    let (_sim, machine) = world().await;
+    let first = machine.run(&words("batch create --size 3 --key order-1")).await.exits(0);
+    assert!(first.stdout.contains("3 DevEUIs registered"), "{first:?}");
+    let other = machine.run(&words("batch create --size 4 --key order-1")).await;
+    other.refuses(2, &["The idempotency key was used for another request. Send the request that it was first used"]);
+}
+
+#[tokio::test]
 async fn settings_that_cannot_be_are_refused_by_their_name_and_leave_nothing_behind() {
     let create = ["batch", "create", "--size", "3"];
     let cases: [(&str, &str, &[&str]); 6] = [

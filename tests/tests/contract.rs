@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "contract/openapi.rs"]
+mod openapi;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -247,7 +250,7 @@ impl World {
             _ => &self.batch,
         };
         let path = spec.path.replace("{id}", id).replace("{n}", "0").replace("{short_code}", "2555B");
-        let path = path.replace("{ip}", SERVER).replace("{name}", SERVICE);
+        let path = path.replace("{ip}", SERVER).replace("{name}", SERVICE).replace("{number}", "1");
         assert!(!path.contains('{'), "{path}: what stands for this parameter?");
         path
     }
@@ -276,9 +279,7 @@ impl World {
             _ => json!({}),
         };
         let request = request.header("content-type", "application/json").body(Body::from(body.to_string())).unwrap();
-        let (parts, body) = self.app.clone().oneshot(request).await.unwrap().into_parts();
-        let body = to_bytes(body, usize::MAX).await.unwrap().into();
-        Reply { status: parts.status, headers: parts.headers, body }
+        Reply::read(self.app.clone().oneshot(request).await.unwrap()).await
     }
 
     /// Every scope that some route asks for.
@@ -313,6 +314,12 @@ impl World {
 }
 
 impl Reply {
+    async fn read(answer: axum::response::Response) -> Self {
+        let (parts, body) = answer.into_parts();
+        let body = to_bytes(body, usize::MAX).await.unwrap().into();
+        Self { status: parts.status, headers: parts.headers, body }
+    }
+
     fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap()
     }
@@ -493,9 +500,9 @@ async fn what_belongs_to_another_tenant_is_not_there() {
             assert_eq!((reply.status, reply.json()), (StatusCode::OK, json!({"items": []})), "{path}");
         }
     }
-    let what =
-        "a batch, its deletion, its partitions and codes, in two spellings; a device, its deletion, events and actions";
-    assert_eq!(about_one, 8 + 4, "{what}");
+    let what = "a batch, its deletion, its partitions and codes, in two spellings; \
+                a device, its deletion, events, attempts and actions";
+    assert_eq!(about_one, 8 + 5, "{what}");
     world.is_untouched().await;
 }
 

@@ -163,12 +163,51 @@ async fn out_of_capacity_is_told_and_the_next_combination_is_taken() {
 
 #[tokio::test]
 async fn a_machine_that_fails_is_rolled_back_and_another_taken() {
-    let sim = vendor(&["failed_at@am6=1,step=104"]).await;
+    let sim = vendor(&["failed_at@am6=1,step=104", "health_critical"]).await;
     let machine = machine(&sim);
     let ran = machine.run(&words(&format!("device launch --wait {SMALL} --metro am"))).await.exits(0);
     says(&ran, &["Attempt 1: debian_12 on c3.small.x86 in am6", "ProvisioningFailed: ", "in ams1, 0.5 $/h: came up"]);
     let alive = sim.alive();
     assert_eq!((sim.devices().len(), alive.len(), alive[0].facility.as_str()), (2, 1, "ams1"));
+
+    let id = id_of(&ran.stderr);
+    let record = async |more: &str| machine.run(&words(&format!("device record {id} {more}"))).await.exits(0);
+    let failed = record("1").await;
+    says(
+        &failed,
+        &[
+            "Attempt      1",
+            "Outcome      failed",
+            "Reason       ProvisioningFailed: ",
+            "Health       critical",
+            "The vendor's states",
+            "The vendor's last answers",
+            "POST /projects/…/devices: 201, ",
+            "DELETE /devices/",
+            "Time line",
+            "provisioning.103",
+            " $ for ",
+            "; 1 hour begun",
+        ],
+    );
+    let json = record("1 -o json").await.json();
+    assert_eq!(
+        (&json["number"], &json["outcome"], &json["health"]["rollup"]),
+        (&1.into(), &"failed".into(), &"critical".into())
+    );
+    let shown = machine.run(&["device", "show", &id, "-o", "json"]).await.exits(0).json();
+    assert_eq!(shown["attempts"][0]["record"], format!("/api/v1/devices/{id}/attempts/1"));
+    let last = record("-o json").await.json();
+    assert_eq!((&last["number"], &last["outcome"]), (&2.into(), &"came_up".into()), "the last one unless told which");
+    let csv = record("-o csv").await;
+    assert!(csv.lines()[0].starts_with("device,attempt,os,plan,facility,price"), "{csv:#?}");
+    assert!(csv.lines()[1].starts_with(&format!("{id},2,debian_12,c3.small.x86,ams1,0.5,")), "{csv:#?}");
+    let none = machine.run(&["device", "record", &id, "7"]).await;
+    none.refuses(3, &["no attempt 7: it has made 2", &format!("muster device show {id}")]);
+    machine.run(&["device", "record", &id, "0"]).await.refuses(2, &["0"]);
+    machine.run(&["device", "record", ID]).await.refuses(3, &["muster device list"]);
+    let waiting = machine.run(&words(&format!("device launch --no-wait {SMALL}"))).await.exits(0).stdout;
+    machine.run(&["device", "record", waiting.trim()]).await.refuses(3, &["has made no attempt", "muster device show"]);
 }
 
 #[tokio::test]
@@ -184,9 +223,17 @@ async fn run_reports_times_and_price_and_leaves_nothing_alive() {
         &run,
         &["State        Deleted", "Price        0.5 $/h", "Up after", "Gone after", "Attempts     1", "Address"],
     );
+    says(&run, &["Cost         0.00", " $, computed to the second; 1 hour begun"]);
     let json = json.exits(0).json();
     let (up, gone) = (json["up_after_seconds"].as_u64().unwrap(), json["gone_after_seconds"].as_u64().unwrap());
     assert!(up <= gone && gone < 60, "{json}");
+    // 0.5 $/h for the whole seconds that the machine was there, to the millionth.
+    let cost = json["cost_usd"].as_f64().unwrap();
+    let there = json["device"]["attempts"][0]["machine_seconds"].as_f64().unwrap();
+    assert!((cost - (there * 500_000.0 / 3600.0).round() / 1e6).abs() < 1e-9 && there <= 60.0, "{json}");
+    assert_eq!(json["device"]["cost_usd"], cost);
+    let id = json["device"]["id"].as_str().unwrap();
+    says(&other.run(&["device", "show", id]).await.exits(0), &["Cost "]);
     assert_eq!((&json["price_per_hour"], &json["device"]["reason"]["code"]), (&0.5.into(), &"Ephemeral".into()));
     assert_eq!((sim.devices().len(), sim.alive().len()), (2, 0));
     sim.fault("create_refused".parse::<Rule>().unwrap());

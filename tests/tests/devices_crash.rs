@@ -1,15 +1,19 @@
 //! Real processes, killed in the middle of launching machines and of taking them down: nothing is left
 //! at the vendor that no record knows, and nothing is launched twice. And two servers that work on one
-//! store at the same time, one of them killed every so often: the same.
+//! store at the same time, one of them killed every so often: the same. And commands that work without
+//! a server (`commands`).
 //!
 //! A worker's lease only spares requests, so all of this must hold without it: it is taken away from the
 //! two, which lets them work together. One that owns its state folder has none.
 //!
 //! The moments are random. Their seed is printed, and `MUSTER_SEED` repeats it as far as a machine's
 //! timing can be repeated; `MUSTER_KILLS` says how often a server is killed (50 unless set, and half as
-//! often where there are two).
+//! often where there are two servers).
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "devices_crash/commands.rs"]
+mod commands;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -43,6 +47,8 @@ const LONGEST_TWINS: Duration = Duration::from_mins(1);
 /// So many machines may be in no record by their ids, all of them gone: the answer to their creation was
 /// lost, and that to their deletion, too.
 const MOST_UNNAMED: u32 = 8;
+/// Fewer kills may all miss what they are meant to hit.
+const FEW: u64 = 20;
 /// For so long everything may take to settle after the last kill: as long as a device may stand still
 /// (30 s), twice, and what is left of its life.
 const PATIENCE: Duration = Duration::from_secs(150);
@@ -51,24 +57,25 @@ fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).map_or(default, |text| text.parse().unwrap())
 }
 
-/// A vendor that is quick, and wrong every so often. What takes half a minute to notice goes wrong at
-/// the beginning alone.
-async fn vendor(seed: u64) -> Simulator {
-    let faults = [
-        "create_dropped=0.08",
-        "create_error_after=0.05",
-        "create_twice=0.08",
-        "out_of_capacity=0.05",
-        "failed_at=0.08",
-        "reclaimed=0.03",
-        "stuck_at=0.03,until=8s",
-        "delete_ignored=0.05,times=1,until=12s",
-        "delete_failed=0.05,times=1,until=12s",
-        "dropped=0.02",
-        "hang=0.01,until=25s",
-        "server_error=0.02",
-        "rate_limited=0.01",
-    ];
+/// What goes wrong at the vendor, and is noticed at the next look.
+const FAULTS: [&str; 10] = [
+    "create_dropped=0.08",
+    "create_error_after=0.05",
+    "create_twice=0.08",
+    "out_of_capacity=0.05",
+    "failed_at=0.08",
+    "reclaimed=0.03",
+    "dropped=0.02",
+    "hang=0.01,until=25s",
+    "server_error=0.02",
+    "rate_limited=0.01",
+];
+/// What takes half a minute to notice goes wrong at the beginning alone.
+const SLOW_FAULTS: [&str; 3] =
+    ["stuck_at=0.03,until=8s", "delete_ignored=0.05,times=1,until=12s", "delete_failed=0.05,times=1,until=12s"];
+
+/// A vendor that is quick, and wrong every so often.
+async fn vendor(seed: u64, faults: &[&str]) -> Simulator {
     let faults = faults.iter().map(|rule| rule.parse().unwrap()).collect();
     let config = Config {
         seed,
@@ -252,17 +259,22 @@ async fn order_at(http: reqwest::Client, at: At, order: usize) -> Answer {
 
 /// What must be so once everything has settled, whoever was killed when.
 #[track_caller]
-fn assert_nothing_is_left_and_nothing_was_launched_twice(devices: &[Value], sim: &Simulator, customer: &Customer) {
+fn assert_nothing_is_left_and_nothing_was_launched_twice(
+    devices: &[Value],
+    sim: &Simulator,
+    orders: &[Option<String>],
+    unwanted: &BTreeSet<usize>,
+) {
     let ids: BTreeSet<&str> = devices.iter().map(|device| device["id"].as_str().unwrap()).collect();
-    let ordered: BTreeSet<&str> = customer.orders.iter().map(|id| id.as_deref().unwrap()).collect();
+    let ordered: BTreeSet<&str> = orders.iter().map(|id| id.as_deref().unwrap()).collect();
     assert_eq!(ids, ordered, "one record for each key");
     let mut states: BTreeMap<&str, u32> = BTreeMap::new();
     for device in devices {
         *states.entry(device["state"].as_str().unwrap()).or_default() += 1;
     }
     println!("{states:?}; {:?}", sim.stats());
-    for order in &customer.unwanted {
-        let device = devices.iter().find(|device| device["id"] == *customer.orders[*order].as_ref().unwrap()).unwrap();
+    for order in unwanted {
+        let device = devices.iter().find(|device| device["id"] == *orders[*order].as_ref().unwrap()).unwrap();
         assert!(device["state"] == "Deleted" || device["state"] == "Failed", "its deletion was answered: {device:#}");
     }
     for device in devices.iter().filter(|device| device["state"] != "Active") {
@@ -314,17 +326,24 @@ fn owner(machine: &Device) -> &str {
     machine.tags.iter().find_map(|tag| tag.strip_prefix("muster:")).unwrap()
 }
 
+/// How many of these time lines hold these words.
+fn having(lines: &[String], words: &str) -> usize {
+    lines.iter().filter(|line| line.contains(words)).count()
+}
+
 /// That the kills were worth something.
 #[track_caller]
 fn assert_it_was_put_to_the_test(devices: &[Value], customer: &Customer, kills: u64) {
     let lines: Vec<String> = devices.iter().map(|device| device["time_line"].to_string()).collect();
-    let having = |words: &str| lines.iter().filter(|line| line.contains(words)).count();
-    let (adopted, twins) = (having("found by its tag"), having("carry our tag too"));
+    let (adopted, twins) = (having(&lines, "found by its tag"), having(&lines, "carry our tag too"));
     println!(
         "{} of {kills} kills with requests in flight; {adopted} of {} devices found by their tag, {twins} made twice",
         customer.in_the_middle,
         devices.len()
     );
+    if kills < FEW {
+        return;
+    }
     assert!(customer.in_the_middle * 4 >= kills, "only {} kills with requests in flight", customer.in_the_middle);
     assert!(adopted > 5, "only {adopted} were found by their tag");
 }
@@ -333,7 +352,7 @@ fn assert_it_was_put_to_the_test(devices: &[Value], customer: &Customer, kills: 
 async fn a_server_killed_at_random_moments_leaves_nothing_behind_and_launches_nothing_twice() {
     let (seed, began) = (number("MUSTER_SEED", rand::random::<u32>().into()), Instant::now());
     println!("MUSTER_SEED={seed}");
-    let sim = vendor(seed).await;
+    let sim = vendor(seed, &[&FAULTS[..], &SLOW_FAULTS].concat()).await;
     let machine = machine(&sim);
     let kills = number("MUSTER_KILLS", 50);
     let mut customer = Customer::new(seed);
@@ -354,7 +373,7 @@ async fn a_server_killed_at_random_moments_leaves_nothing_behind_and_launches_no
     let (_running, at) = served(&machine, machine.start(&SERVE)).await;
     let devices = customer.settled(&[at]).await;
     println!("{:.1?} in all", began.elapsed());
-    assert_nothing_is_left_and_nothing_was_launched_twice(&devices, &sim, &customer);
+    assert_nothing_is_left_and_nothing_was_launched_twice(&devices, &sim, &customer.orders, &customer.unwanted);
     assert_it_was_put_to_the_test(&devices, &customer, kills);
 }
 
@@ -370,7 +389,7 @@ async fn two_servers_that_work_on_one_store_together_launch_nothing_twice_either
     const PREFIX: &str = "fleet-";
     let (seed, began) = (number("MUSTER_SEED", rand::random::<u32>().into()), Instant::now());
     println!("MUSTER_SEED={seed}");
-    let sim = vendor(seed).await;
+    let sim = vendor(seed, &[&FAULTS[..], &SLOW_FAULTS].concat()).await;
     let embedded = Embedded::memory().unwrap();
     let store = embedded.store(PREFIX);
     store.create_tables(&[&ACCESS, &devices::TABLE]).await.unwrap();
@@ -422,6 +441,6 @@ async fn two_servers_that_work_on_one_store_together_launch_nothing_twice_either
         let said = running.stderr();
         assert!(said.contains("to=\"Active\""), "both have worked: {said}");
     }
-    assert_nothing_is_left_and_nothing_was_launched_twice(&devices, &sim, &customer);
+    assert_nothing_is_left_and_nothing_was_launched_twice(&devices, &sim, &customer.orders, &customer.unwanted);
     assert_it_was_put_to_the_test(&devices, &customer, kills);
 }

@@ -2,11 +2,12 @@
 //!
 //! The record of a key is written in the *same transaction* as the thing that the request creates.
 //! So there is no moment in which one exists without the other, no "in progress" that a crash could
-//! leave behind, and one conditional write decides among any number of racing requests.
+//! leave behind, and one conditional write decides among any number of racing requests. [`create`] is
+//! how a handler does it.
 
-use std::collections::HashMap;
+use std::time::Duration;
 
-use aws_sdk_dynamodb::types::{AttributeValue, Put, TransactWriteItem};
+use aws_sdk_dynamodb::types::{Put, TransactWriteItem};
 use axum::{
     extract::FromRequestParts,
     response::{IntoResponse, Response},
@@ -17,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    dynamo::{Store, StoreError, TableDef},
+    dynamo::{Store, StoreError, TableDef, from_item, key, n, to_item},
     problem::Problem,
 };
 
@@ -25,6 +26,10 @@ use crate::{
 pub const REMEMBERED_HOURS: i64 = 24;
 /// Longest key, in characters.
 pub const MAX_KEY: usize = 255;
+/// Times that a creation is tried while others write the same.
+const TRIES: u32 = 6;
+/// The pause after the first try; doubles.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// The header `Idempotency-Key`, checked: 1 to 255 visible ASCII characters, quoted or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,18 +124,8 @@ impl Once {
     /// # Errors
     /// A 422 problem when that request had another payload.
     pub async fn replay(&self, store: &Store, table: &TableDef, now: Timestamp) -> Result<Option<Response>, Problem> {
-        let found = store
-            .client()
-            .get_item()
-            .table_name(store.table(table))
-            .set_key(Some(self.key()))
-            .consistent_read(true)
-            .send()
-            .await
-            .map_err(StoreError::from)?
-            .item;
-        let Some(item) = found else { return Ok(None) };
-        let record: Record = serde_dynamo::from_item(item).map_err(|error| {
+        let Some(item) = store.get(table, key(&self.partition, SORT_KEY)).await? else { return Ok(None) };
+        let record: Record = from_item(item).map_err(|error| {
             tracing::error!(%error, "an idempotency record cannot be read");
             Problem::internal()
         })?;
@@ -159,23 +154,51 @@ impl Once {
             expires_at,
             ttl: expires_at,
         };
-        let item = serde_dynamo::to_item(record).map_err(|_| Problem::internal())?;
+        let item = to_item(&record)?;
         let put = Put::builder()
             .table_name(table)
             .set_item(Some(item))
             .condition_expression("attribute_not_exists(pk) OR expires_at <= :now")
-            .expression_attribute_values(":now", AttributeValue::N(now.as_second().to_string()))
+            .expression_attribute_values(":now", n(now.as_second()))
             .build()
-            .map_err(|_| Problem::internal())?;
+            .map_err(StoreError::from)?;
         Ok(TransactWriteItem::builder().put(put).build())
     }
+}
 
-    fn key(&self) -> HashMap<String, AttributeValue> {
-        HashMap::from([
-            ("pk".to_owned(), AttributeValue::S(self.partition.clone())),
-            ("sk".to_owned(), AttributeValue::S(SORT_KEY.to_owned())),
-        ])
+/// Creates something that answers `answer`, once where the client sent a key: then an earlier request
+/// with the same key and payload is answered as it was.
+///
+/// `create` writes the thing together with the record that it is given, in one transaction and the
+/// record as its last item. It is called again where others write the same at the same time.
+///
+/// # Errors
+/// A 422 problem where the key was used for another payload, a 409 one where others keep being faster,
+/// and those of the store.
+pub async fn create<R: Future<Output = Result<(), StoreError>>>(
+    once: Option<&Once>,
+    (store, table): (&Store, &TableDef),
+    now: Timestamp,
+    answer: KeptAnswer,
+    mut create: impl FnMut(Option<TransactWriteItem>) -> R,
+) -> Result<Response, Problem> {
+    for attempt in 0..TRIES {
+        let mut record = None;
+        if let Some(once) = once {
+            if let Some(replay) = once.replay(store, table, now).await? {
+                return Ok(replay);
+            }
+            record = Some(once.put(store.table(table), now, &answer)?);
+        }
+        match create(record).await {
+            Ok(()) => return Ok(answer.answer(false)),
+            // Another request with the key was faster: its answer is read above.
+            Err(error) if error.is_condition_failed() => {}
+            Err(StoreError::TransactionConflict) => tokio::time::sleep(PAUSE * (1 << attempt)).await,
+            Err(error) => return Err(error.into()),
+        }
     }
+    Err(still_running())
 }
 
 /// 409: another request with this key is being worked on at this very moment.

@@ -7,6 +7,7 @@
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use http::{StatusCode, header, request::Parts};
 use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::Value;
 
 use crate::problem::Problem;
 
@@ -55,25 +56,36 @@ fn is_json(content_type: &str) -> bool {
 }
 
 /// Reads `body`, which must be a JSON object, strictly.
+///
+/// # Errors
+/// A 400 problem where it is no JSON, and a 422 problem with the pointer to what is wrong in it
+/// otherwise.
 pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     // serde would take an array for a struct, its fields by their order.
     if !body.trim_ascii_start().starts_with(b"{") {
         serde_json::from_slice::<IgnoredAny>(body).map_err(|error| not_json(&error))?;
-        return Err(Problem::invalid("See `errors` for what to change.").error("", "the body must be a JSON object"));
+        return Err(wrong("", "the body must be a JSON object"));
     }
     let mut reader = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let pointer = pointer(error.path());
-        let inner = error.into_inner();
-        if inner.is_data() {
-            let words = without_position(&inner.to_string());
-            Problem::invalid("See `errors` for what to change.").error(pointer, words)
-        } else {
-            not_json(&inner)
+        let error = error.into_inner();
+        if error.is_data() {
+            return wrong(pointer, without_position(&error.to_string()));
+        }
+        // What cannot be an enum is an error of syntax to serde_json, as if it were no JSON: "expected
+        // value". Once the body has been read as a `Value`, it says which type there is instead.
+        match serde_json::from_slice::<Value>(body).map(serde_json::from_value::<T>) {
+            Ok(typed) => wrong(pointer, without_position(&typed.err().unwrap_or(error).to_string())),
+            Err(error) => not_json(&error),
         }
     })?;
     reader.end().map_err(|error| not_json(&error))?;
     Ok(value)
+}
+
+fn wrong(pointer: impl Into<String>, words: impl Into<String>) -> Problem {
+    Problem::invalid("See `errors` for what to change.").error(pointer, words)
 }
 
 fn not_json(error: &serde_json::Error) -> Problem {
@@ -116,9 +128,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
             // axum's words start with the parameter's name, `limit: invalid digit…`, or quote it:
             // "duplicate field `limit`".
             let name = words.split_once(": ").map(|(name, _)| name).or_else(|| words.split('`').nth(1)).unwrap_or("");
-            Problem::new(StatusCode::BAD_REQUEST, "bad-parameter", "A query parameter is not allowed")
-                .detail(words.to_owned())
-                .error(format!("?{name}"), words.to_owned())
+            Problem::bad_parameter(name, words)
         })
     }
 }
@@ -142,49 +152,123 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for PathPar
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::collections::BTreeMap;
+
+    use axum::body::Body;
     use serde::Deserialize;
 
     use super::*;
 
-    #[derive(Debug, Deserialize)]
-    #[serde(deny_unknown_fields)]
-    #[allow(dead_code)]
+    /// A field of every kind.
+    #[derive(Debug, Default, PartialEq, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
     struct Input {
         size: Option<u32>,
-        inner: Option<Vec<Inner>>,
+        word: Word,
+        inner: Inner,
+        list: Vec<Inner>,
+        map: BTreeMap<String, Word>,
+        either: Either,
     }
 
-    #[derive(Debug, Deserialize)]
+    #[derive(Debug, Default, PartialEq, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Word {
+        #[default]
+        Keep,
+        Replace,
+    }
+
+    #[derive(Debug, Default, PartialEq, Deserialize)]
     #[serde(deny_unknown_fields)]
-    #[allow(dead_code)]
     struct Inner {
         name: String,
     }
 
-    fn error(body: &str) -> Problem {
-        parse::<Input>(body.as_bytes()).unwrap_err()
+    #[derive(Debug, PartialEq, Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Number(u32),
+        Text(String),
+    }
+
+    impl Default for Either {
+        fn default() -> Self {
+            Self::Number(0)
+        }
+    }
+
+    fn error(body: impl AsRef<[u8]>) -> Problem {
+        parse::<Input>(body.as_ref()).unwrap_err()
     }
 
     #[test]
-    fn a_wrong_value_is_named_by_its_pointer() {
-        let problem = error(r#"{"inner":[{"name":"a"},{"name":7}]}"#);
-        assert_eq!((problem.status, problem.errors[0].pointer.as_str()), (422, "/inner/1/name"));
-        assert!(!problem.errors[0].detail.contains("line"), "{problem:?}");
+    fn a_value_of_the_wrong_kind_is_a_422_with_its_pointer() {
+        let kinds = ["7", "-1.5", "true", "null", "{}", "[]", r#""x""#, r#"{"x":1}"#, r#"{"keep":1}"#, "[[]]"];
+        let right = [
+            ("size", &["7", "null"][..]),
+            ("word", &[]),
+            ("inner", &[]),
+            ("list", &["[]"]),
+            ("map", &["{}"]),
+            ("either", &["7", r#""x""#]),
+        ];
+        for (name, right) in right {
+            for kind in kinds {
+                let body = format!(r#"{{"{name}":{kind}}}"#);
+                if right.contains(&kind) {
+                    assert!(parse::<Input>(body.as_bytes()).is_ok(), "{body}");
+                    continue;
+                }
+                let problem = error(&body);
+                assert_eq!(problem.status, 422, "{body}: {problem:?}");
+                let pointer = &problem.errors[0].pointer;
+                assert!(
+                    pointer.strip_prefix(&format!("/{name}")).is_some_and(|rest| !rest.contains(name)),
+                    "{body}: {pointer}"
+                );
+                assert!(!problem.errors[0].detail.contains(" line "), "{body}: {problem:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_value_is_and_ought_to_be_is_said_in_words() {
+        let cases = [
+            (r#"{"word":7}"#, "/word", "invalid type: integer `7`, expected string or map"),
+            (r#"{"map":{"a/b":[]}}"#, "/map/a~1b", "invalid type: sequence, expected string or map"),
+            (r#"{"word":"kept"}"#, "/word", "unknown variant `kept`, expected `keep` or `replace`"),
+            (r#"{"list":[{"name":"a"},{"name":7}]}"#, "/list/1/name", "invalid type: integer `7`, expected a string"),
+            (r#"{"inner":7}"#, "/inner", "invalid type: integer `7`, expected struct Inner"),
+            (r#"{"inner":{}}"#, "/inner", "missing field `name`"),
+            (r#"{"size":"7"}"#, "/size", "invalid type: string \"7\", expected u32"),
+            (r#"{"either":true}"#, "/either", "data did not match any variant of untagged enum Either"),
+            (r#"{"size":1,"size":1}"#, "", "duplicate field `size`"),
+        ];
+        for (body, pointer, words) in cases {
+            let problem = error(body);
+            let said = (problem.errors[0].pointer.as_str(), problem.errors[0].detail.as_str());
+            assert_eq!((problem.status, said), (422, (pointer, words)), "{body}");
+        }
     }
 
     #[test]
     fn an_unknown_field_is_refused_by_name() {
-        let problem = error(r#"{"sise":3}"#);
-        assert_eq!(problem.status, 422);
-        assert!(problem.errors[0].detail.contains("`sise`"), "{problem:?}");
+        for (body, pointer) in [(r#"{"sise":3}"#, "/sise"), (r#"{"inner":{"name":"a","sise":3}}"#, "/inner/sise")] {
+            let problem = error(body);
+            assert_eq!((problem.status, problem.errors[0].pointer.as_str()), (422, pointer));
+            assert!(problem.errors[0].detail.contains("`sise`"), "{problem:?}");
+        }
     }
 
     #[test]
     fn a_deep_body_is_refused_without_a_stack_overflow() {
-        let deep = format!("{{\"inner\":{}", "[".repeat(200_000));
-        assert!((400..500).contains(&error(&deep).status));
-        let deep = format!("{{\"x\":{}", "[".repeat(200_000));
-        assert!((400..500).contains(&error(&deep).status));
+        for name in ["list", "word", "x"] {
+            let deep = format!("{{\"{name}\":{}", "[".repeat(200_000));
+            assert!((400..500).contains(&error(&deep).status));
+            let closed = format!("{deep}{}}}", "]".repeat(200_000));
+            assert!((400..500).contains(&error(&closed).status));
+        }
     }
 
     #[test]
@@ -195,9 +279,30 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_is_a_400() {
-        for body in ["{", "nope", "{} {}", "\u{0}", "<html>", "[1", "[] []"] {
-            assert_eq!(error(body).status, 400, "{body:.20}");
+    fn what_is_no_json_is_a_400_also_behind_what_cannot_be_an_enum() {
+        let broken = ["{", "nope", "{} {}", "{}x", "\u{0}", "<html>", "[1", "[] []", "{'size':1}", r#"{"size":1,}"#];
+        // What cannot be an enum comes first here.
+        let wrong_too = [r#"{"word":7"#, r#"{"word":7,}"#, r#"{"word":7} x"#, r#"{"word":01}"#, r#"{"word":}"#];
+        let unusable = [r#"{"word":1e999}"#, r#"{"inner":{"name":"\ud800"}}"#];
+        for body in broken.into_iter().chain(wrong_too).chain(unusable) {
+            let problem = error(body);
+            assert_eq!((problem.status, problem.slug()), (400, "not-json"), "{body:.20}");
+        }
+        assert_eq!(error(b"{\"inner\":{\"name\":\"fr\xfch\"}}").status, 400);
+    }
+
+    #[tokio::test]
+    async fn an_empty_body_is_an_empty_object_and_another_one_says_what_it_is() {
+        let read = async |content_type: &str, body: &str| {
+            let request = Request::builder().header("content-type", content_type).body(Body::from(body.to_owned()));
+            Json::<Input>::from_request(request.unwrap(), &()).await.map(|Json(input)| input).map_err(|it| it.status)
+        };
+        for empty in ["", " ", "\r\n\t "] {
+            assert_eq!(read("text/plain", empty).await, Ok(Input::default()), "{empty:?}");
+        }
+        assert_eq!(read("text/plain", "{}").await, Err(415));
+        for json in ["application/json", "application/json; charset=utf-8", "application/merge-patch+json"] {
+            assert_eq!(read(json, "{}").await, Ok(Input::default()), "{json}");
         }
     }
 }

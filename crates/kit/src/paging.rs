@@ -3,6 +3,8 @@
 //! A cursor holds only a sort key; the partition comes from the caller's key and the path. A
 //! cursor that somebody else got, or got for another query, is refused.
 
+use std::fmt::{self, Write as _};
+
 use axum::response::{IntoResponse, Response};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use http::{HeaderValue, StatusCode, header};
@@ -21,12 +23,7 @@ pub const MAX_LIMIT: u32 = 500;
 pub fn limit(wanted: Option<u32>) -> Result<u32, Problem> {
     match wanted.unwrap_or(DEFAULT_LIMIT) {
         limit @ 1..=MAX_LIMIT => Ok(limit),
-        other => {
-            let words = format!("limit is {other}; it may be 1 to {MAX_LIMIT}");
-            Err(Problem::new(StatusCode::BAD_REQUEST, "bad-parameter", "A query parameter is not allowed")
-                .detail(words.clone())
-                .error("?limit", words))
-        }
+        other => Err(Problem::bad_parameter("limit", format!("limit is {other}; it may be 1 to {MAX_LIMIT}"))),
     }
 }
 
@@ -71,6 +68,40 @@ impl Binding {
     }
 }
 
+/// The path and the query of a list without its cursor, for the link to the next page.
+///
+/// ```
+/// use kit::paging::Here;
+///
+/// let here = Here::new("/api/v1/servers", 50).with("service", Some("A&B")).with("status", None::<&str>);
+/// assert_eq!(here.as_ref(), "/api/v1/servers?limit=50&service=A%26B");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Here(String);
+
+impl Here {
+    /// `limit` items of the list at `path`, whose percent signs are there already.
+    pub fn new(path: impl fmt::Display, limit: impl fmt::Display) -> Self {
+        Self(format!("{path}?limit={limit}"))
+    }
+
+    /// The same with a parameter, where it was given.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: Option<impl ToString>) -> Self {
+        if let Some(value) = value {
+            // Writing to a string cannot fail.
+            let _ = write!(self.0, "&{name}={}", &crate::upstream::path(&[&value.to_string()])[1..]);
+        }
+        self
+    }
+}
+
+impl AsRef<str> for Here {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
 /// One page of a list.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Page<T> {
@@ -82,16 +113,17 @@ pub struct Page<T> {
 }
 
 impl<T: Serialize> Page<T> {
-    /// The page as an answer; `here` is the path and query without a cursor, for the `Link` header.
-    pub fn answer(self, here: &str) -> Response {
+    /// The page as an answer; `here` is the path and query without a cursor, as of [`Here`].
+    pub fn answer(self, here: impl AsRef<str>) -> Response {
         let next = self.next_cursor.clone();
         linked(axum::Json(self).into_response(), here, next.as_deref())
     }
 }
 
 /// An answer of a list with the `Link` to its next page, where there is one. `here` is the path and
-/// query without a cursor.
-pub fn linked(mut response: Response, here: &str, next_cursor: Option<&str>) -> Response {
+/// query without a cursor, as of [`Here`].
+pub fn linked(mut response: Response, here: impl AsRef<str>, next_cursor: Option<&str>) -> Response {
+    let here = here.as_ref();
     let link = next_cursor.and_then(|cursor| {
         let join = if here.contains('?') { '&' } else { '?' };
         HeaderValue::try_from(format!("<{here}{join}cursor={cursor}>; rel=\"next\"")).ok()

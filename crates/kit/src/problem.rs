@@ -104,6 +104,14 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, "bad-request", "The request could not be read").detail(detail)
     }
 
+    /// 400: a parameter of the query that cannot be used; `words` say why, and what would be right.
+    pub fn bad_parameter(name: &str, words: impl Into<String>) -> Self {
+        let words = words.into();
+        Self::new(StatusCode::BAD_REQUEST, "bad-parameter", "A query parameter is not allowed")
+            .detail(words.clone())
+            .error(format!("?{name}"), words)
+    }
+
     /// 422: the request was read, and a value in it is not allowed.
     pub fn invalid(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-input", "A value is not allowed").detail(detail)

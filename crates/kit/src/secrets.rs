@@ -9,8 +9,8 @@
 //! | `NAME_FILE` | the path of a file with the token, one line |
 //! | `NAME_SECRET` | the ARN or the name of a secret in AWS Secrets Manager |
 //!
-//! A file and Secrets Manager are read again every five minutes, so that a new token counts without
-//! a deployment. Where that fails, the old token stays. A secret in Secrets Manager that has no
+//! A file and Secrets Manager are read again every five minutes, and when an upstream refuses the token,
+//! so that a new one counts without a deployment. Where that fails, the old token stays. A secret in Secrets Manager that has no
 //! value yet counts as not set, and is looked at again every ten seconds.
 
 mod manager;
@@ -32,7 +32,7 @@ use crate::clock::Clock;
 /// How long a value counts before it is read again.
 const KEPT: SignedDuration = SignedDuration::from_mins(5);
 /// The same once an upstream has refused it: it may just have been replaced.
-const DOUBTED: SignedDuration = SignedDuration::from_secs(30);
+const DOUBTED: SignedDuration = SignedDuration::from_secs(5);
 /// Pause before a place that failed, or had no value yet, is asked again.
 const PAUSE: SignedDuration = SignedDuration::from_secs(10);
 /// How long a reading may take: two attempts of Secrets Manager's client, and well below the ten
@@ -196,6 +196,13 @@ impl Secret {
         known.good_for = known.good_for.min(DOUBTED);
     }
 
+    /// The token that has taken the place of `refused`, which an upstream has just refused; none where
+    /// it is still the same. Reads it again unless that was done in the last five seconds.
+    pub async fn replaced(&self, refused: &Token, patience: Duration) -> Option<Token> {
+        self.doubt();
+        self.token(patience).await.ok().flatten().filter(|token| token != refused)
+    }
+
     async fn refresh(&self) {
         let _one_at_a_time = self.0.reading.lock().await;
         // Somebody else may have read it meanwhile.
@@ -300,7 +307,7 @@ mod tests {
     };
 
     use axum::{Json, Router, extract::State, response::IntoResponse as _, routing::post};
-    use http::StatusCode;
+    use http::{HeaderMap, StatusCode};
     use serde_json::{Value, json};
 
     use super::*;
@@ -529,10 +536,46 @@ mod tests {
         fake.holds("right");
         assert_eq!(upstream.get("/", PATIENCE).await.unwrap().status, StatusCode::UNAUTHORIZED);
         assert_eq!((value(&secret).await.unwrap().as_str(), fake.asked()), ("wrong", 1));
-        clock.advance(Duration::from_secs(30));
+        clock.advance(Duration::from_secs(5));
         assert_eq!((value(&secret).await.unwrap().as_str(), fake.asked()), ("right", 2));
-        clock.advance(Duration::from_secs(30));
+        clock.advance(Duration::from_secs(5));
         assert_eq!((value(&secret).await.unwrap().as_str(), fake.asked()), ("right", 2));
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_refused_for_a_token_that_was_replaced_is_sent_again_with_the_new_one() {
+        let fake = Fake::default();
+        fake.holds("old");
+        let (secret, clock) = fake.secret().await;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let seen: Arc<Mutex<Vec<(String, String)>>> = Arc::default();
+        let upstream = Router::new().fallback({
+            let seen = Arc::clone(&seen);
+            async move |headers: HeaderMap, body: String| {
+                let token = headers["x-auth-token"].to_str().unwrap().to_owned();
+                let status = if token == "new" { StatusCode::CREATED } else { StatusCode::UNAUTHORIZED };
+                seen.lock().unwrap().push((token, body));
+                status
+            }
+        });
+        tokio::spawn(async move { axum::serve(listener, upstream).await.unwrap() });
+        let header = http::HeaderName::from_static("x-auth-token");
+        let upstream = Upstream::builder("X", &url).token_header(header, secret.clone()).build().unwrap();
+        upstream.warm().await;
+        let ask = async || upstream.post_json("/", &json!({"a": 1}), PATIENCE).await.unwrap().status;
+        let sent = || std::mem::take(&mut *seen.lock().unwrap());
+        let one = |token: &str| (token.to_owned(), r#"{"a":1}"#.to_owned());
+
+        clock.advance(Duration::from_secs(5));
+        assert_eq!((ask().await, sent()), (StatusCode::UNAUTHORIZED, vec![one("old")]), "it is still the same");
+        clock.advance(Duration::from_secs(5));
+        fake.holds("new");
+        assert_eq!((ask().await, sent()), (StatusCode::CREATED, vec![one("old"), one("new")]));
+        assert_eq!((ask().await, sent()), (StatusCode::CREATED, vec![one("new")]));
+        fake.holds("old");
+        clock.advance(Duration::from_secs(300));
+        assert_eq!((ask().await, sent()), (StatusCode::UNAUTHORIZED, vec![one("old")]), "once, not for ever");
     }
 
     #[tokio::test]

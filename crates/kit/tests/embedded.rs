@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 use aws_sdk_dynamodb::types::{
     ConditionCheck, Put, PutRequest, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update, WriteRequest,
 };
+use jiff::Timestamp;
 use kit::dynamo::embedded::{Embedded, Faults, OpenError};
-use kit::dynamo::{CancelCode, IndexDef, Item, Store, StoreError, TableDef, n, s};
+use kit::dynamo::{CancelCode, IndexDef, Item, Lease, Store, StoreError, TableDef, key, n, s, sort_key, was_written};
+use uuid::Uuid;
 
 const TABLE: TableDef = TableDef::new("things").with_indexes(&[IndexDef::all("open", "open_pk", "open_sk")]);
 
@@ -30,19 +32,13 @@ async fn put_new(store: &Store, sk: &str) -> Result<(), StoreError> {
 }
 
 async fn get(store: &Store, sk: &str) -> Result<Option<Item>, StoreError> {
-    let get = store.client().get_item().table_name(store.table(&TABLE)).key("pk", s("a")).key("sk", s(sk));
-    Ok(get.consistent_read(true).send().await?.item)
+    store.get(&TABLE, key("a", sk)).await
 }
 
 fn new_in_transaction(store: &Store, sk: &str) -> TransactWriteItem {
     let put = Put::builder().table_name(store.table(&TABLE)).item("pk", s("a")).item("sk", s(sk));
     let put = put.condition_expression("attribute_not_exists(pk)").build().unwrap();
     TransactWriteItem::builder().put(put).build()
-}
-
-async fn transact(store: &Store, items: Vec<TransactWriteItem>) -> Result<(), StoreError> {
-    store.client().transact_write_items().set_transact_items(Some(items)).send().await?;
-    Ok(())
 }
 
 #[tokio::test]
@@ -77,10 +73,59 @@ async fn a_cancelled_transaction_changes_nothing_and_names_the_item_at_fault() {
     let (_embedded, store) = memory().await;
     put_new(&store, "1").await.unwrap();
     let items = vec![new_in_transaction(&store, "0"), new_in_transaction(&store, "1")];
-    let error = transact(&store, items).await.unwrap_err();
+    let error = store.transact(items).await.unwrap_err();
     assert!(error.is_condition_failed_at(1) && !error.is_condition_failed_at(0), "{error}");
     assert_eq!(error.reason_at(1).unwrap().code, CancelCode::ConditionFailed);
     assert!(get(&store, "0").await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_partition_is_read_over_all_its_pages_and_in_order() {
+    let (embedded, store) = memory().await;
+    for number in (0..30).rev() {
+        let put = store.client().put_item().table_name(store.table(&TABLE));
+        let item = Item::from([("large".to_owned(), s("x".repeat(100 * 1024)))]);
+        put.set_item(Some(item.into_iter().chain(key("a", format!("{number:02}"))).collect())).send().await.unwrap();
+    }
+    store.client().put_item().table_name(store.table(&TABLE)).set_item(Some(key("b", "1"))).send().await.unwrap();
+    let before = embedded.counts();
+    let items = store.partition(&TABLE, "a").await.unwrap();
+    let found: Vec<_> = items.iter().filter_map(sort_key).collect();
+    assert_eq!(found, (0..30).map(|number| format!("{number:02}")).collect::<Vec<_>>());
+    assert!(embedded.counts().since(&before).calls["Query"] > 1, "3 MB are more than one page");
+    assert!(store.partition(&TABLE, "c").await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_lease_is_one_owners_until_it_is_over_or_given_back() {
+    let (_embedded, store) = memory().await;
+    let (here, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    let at = |seconds: i64| Timestamp::from_second(1_800_000_000 + seconds).unwrap();
+    let take =
+        async |owner, now, until| store.lease(&TABLE, key("WORKER", "LEASE"), owner, at(now), at(until)).await.unwrap();
+    let release = async |owner| store.release(&TABLE, key("WORKER", "LEASE"), owner).await.unwrap();
+    assert_eq!(take(here, 0, 10).await, Lease::Ours);
+    assert_eq!(take(other, 5, 15).await, Lease::Held(at(10)));
+    assert_eq!(take(here, 8, 18).await, Lease::Ours, "renewed");
+    assert_eq!(take(other, 18, 28).await, Lease::Held(at(18)), "it lasts up to its end");
+    assert_eq!(take(other, 19, 29).await, Lease::Ours);
+    release(here).await;
+    assert_eq!(take(here, 20, 30).await, Lease::Held(at(29)), "nobody gives back what another one has");
+    release(other).await;
+    assert_eq!(take(here, 20, 30).await, Lease::Ours);
+}
+
+#[tokio::test]
+async fn a_write_whose_condition_does_not_hold_is_no_error_to_who_asks_just_that() {
+    let (embedded, store) = memory().await;
+    assert!(was_written(put_new(&store, "1").await).unwrap());
+    assert!(!was_written(put_new(&store, "1").await).unwrap());
+    assert!(was_written(store.transact(vec![new_in_transaction(&store, "2")]).await).unwrap());
+    let items = vec![new_in_transaction(&store, "3"), new_in_transaction(&store, "2")];
+    assert!(!was_written(store.transact(items).await).unwrap());
+    drop(embedded);
+    let missing = store.client().put_item().table_name("test-nothing").set_item(Some(key("a", "1")));
+    assert!(was_written(missing.send().await).is_err());
 }
 
 #[tokio::test]
@@ -116,7 +161,7 @@ async fn counts_are_in_items_as_they_are_billed() {
         TransactWriteItem::builder().update(update).build(),
         new_in_transaction(&store, "3"),
     ];
-    transact(&store, items).await.unwrap();
+    store.transact(items).await.unwrap();
     let write = |sk| {
         let put = PutRequest::builder().item("pk", s("a")).item("sk", s(sk)).build().unwrap();
         WriteRequest::builder().put_request(put).build()
@@ -206,7 +251,7 @@ async fn a_transaction_whose_answer_was_lost_is_not_done_twice_and_not_reported_
     let faults = Faults { seed: 5, lost_answer_rate: 0.3, attempts: 20, ..Faults::default() };
     let lossy = embedded.store_with_faults("test-", faults);
     for sk in 0..50 {
-        transact(&lossy, vec![new_in_transaction(&lossy, &sk.to_string())]).await.unwrap();
+        lossy.transact(vec![new_in_transaction(&lossy, &sk.to_string())]).await.unwrap();
         assert!(get(&store, &sk.to_string()).await.unwrap().is_some());
     }
 }

@@ -8,11 +8,12 @@
 //! - [`args`]: what can be typed, and the request that it makes;
 //! - `session`: whom a command talks to; `wait`, `screen`: waiting, and what is shown meanwhile;
 //! - `launch`: asking for a device, and what an interruption does; `ask`: questions;
-//! - `table`: rows and lines; `view`: what is read out of answers.
+//! - `table`: rows and lines; `record`: one attempt as a whole; `view`: what is read out of answers.
 
 pub mod args;
 mod ask;
 mod launch;
+mod record;
 mod screen;
 mod session;
 pub(crate) mod table;
@@ -72,6 +73,7 @@ pub async fn run(command: &Device, settings: &Settings, output: &Output) -> Resu
         }
         DeviceCommand::Show { id, wait: true } => show_and_wait(&open(Needs::Vendor).await?, *id).await,
         DeviceCommand::Show { id, wait: false } => show(&open(Needs::Records).await?, *id).await,
+        DeviceCommand::Record { id, number } => record::run(&open(Needs::Records).await?, *id, *number).await,
         DeviceCommand::Events { id, follow: true } => follow(&open(Needs::Vendor).await?, *id).await,
         DeviceCommand::Events { id, follow: false } => events(&open(Needs::Records).await?, *id).await,
         DeviceCommand::Delete { id, wait, no_wait, yes } => {

@@ -7,6 +7,7 @@ use clap::CommandFactory as _;
 use clap_complete::Shell;
 use kit::{dynamo::TableDef, http::RouteSpec};
 use serde::Serialize;
+use serde_json::{Value, json};
 use utoipa::openapi::{
     Components, Contact, InfoBuilder, License, OpenApi, OpenApiBuilder, Paths,
     security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
@@ -47,12 +48,82 @@ fn print(text: &[u8], output: &Output) -> Result<Exit, Failure> {
 
 /// Prints the OpenAPI document of all capabilities.
 pub fn openapi(output: &Output) -> Result<Exit, Failure> {
-    output.json(&document())?;
+    output.json(&document().map_err(|error| Failure::new(format!("the document cannot be written: {error}")))?)?;
     Ok(Exit::Fine)
 }
 
-/// The OpenAPI document of all capabilities, generated from their handlers.
-pub fn document() -> OpenApi {
+/// The OpenAPI document of all capabilities, generated from their handlers, and with the errors that
+/// every route of a kind has.
+pub fn document() -> Result<Value, serde_json::Error> {
+    let mut document = serde_json::to_value(merged())?;
+    let errors = ERRORS.iter().map(|(name, description)| ((*name).to_owned(), error(name, description)));
+    document["components"]["responses"] = Value::Object(errors.collect());
+    let paths = document["paths"].as_object_mut().into_iter().flat_map(|paths| paths.values_mut());
+    for operation in paths.filter_map(Value::as_object_mut).flat_map(|methods| methods.values_mut()) {
+        let common = common(operation);
+        let Some(responses) = operation["responses"].as_object_mut() else { continue };
+        responses.values_mut().for_each(as_problem);
+        for (status, name) in common {
+            let reference = || json!({"$ref": format!("#/components/responses/{name}")});
+            responses.entry(status).or_insert_with(reference);
+        }
+        responses.sort_keys();
+    }
+    Ok(document)
+}
+
+/// The errors that need no words of their own at each route.
+const ERRORS: [(&str, &str); 8] = [
+    ("BadRequest", "A parameter, the path or the body could not be read"),
+    ("Unauthorized", "There is no key, or it does not count"),
+    ("Forbidden", "The key has not the scope that is needed"),
+    ("TooLarge", "The body is larger than 1 MiB"),
+    ("UnsupportedMediaType", "The body is not `application/json`"),
+    ("Invalid", "A value in the body is not allowed; `errors` says which and what would be right"),
+    ("Internal", "Something went wrong on our side; the log has it under `instance`"),
+    ("Unavailable", "The store, or an upstream, is away; `Retry-After` says in how many seconds to try again"),
+];
+
+fn error(name: &str, description: &str) -> Value {
+    let mut error = json!({
+        "description": description,
+        "content": {"application/problem+json": {"schema": {"$ref": PROBLEM}}},
+    });
+    if name == "Unavailable" {
+        error["headers"] = json!({"Retry-After": {"description": "Seconds", "schema": {"type": "integer"}}});
+    }
+    error
+}
+
+/// Which errors an operation has for what it is.
+fn common(operation: &Value) -> Vec<(&'static str, &'static str)> {
+    let mut common = vec![("500", "Internal")];
+    if operation["security"].is_array() {
+        common.extend([("401", "Unauthorized"), ("403", "Forbidden"), ("503", "Unavailable")]);
+    }
+    if operation["requestBody"].is_object() {
+        common.extend([("413", "TooLarge"), ("415", "UnsupportedMediaType"), ("422", "Invalid")]);
+    }
+    if operation["requestBody"].is_object() || operation["parameters"].is_array() {
+        common.push(("400", "BadRequest"));
+    }
+    common
+}
+
+/// utoipa takes every body for `application/json`; a problem says itself what it is.
+fn as_problem(response: &mut Value) {
+    let Some(content) = response.get_mut("content").and_then(Value::as_object_mut) else { return };
+    if content.get("application/json").is_some_and(|json| json["schema"]["$ref"] == PROBLEM)
+        && let Some(problem) = content.remove("application/json")
+    {
+        content.insert("application/problem+json".to_owned(), problem);
+    }
+}
+
+const PROBLEM: &str = "#/components/schemas/Problem";
+
+/// What the handlers' own attributes say.
+fn merged() -> OpenApi {
     let info = InfoBuilder::new()
         .title("muster")
         .version(env!("CARGO_PKG_VERSION"))
@@ -97,7 +168,7 @@ struct Declared {
 
 /// Prints the declared routes of every capability.
 pub async fn routes(output: &Output) -> Result<Exit, Failure> {
-    output.json(&serde_json::json!({ "functions": declared().await? }))?;
+    output.json(&json!({ "functions": declared().await? }))?;
     Ok(Exit::Fine)
 }
 
@@ -113,7 +184,7 @@ pub fn tables(output: &Output) -> Result<Exit, Failure> {
     Ok(Exit::Fine)
 }
 
-fn definitions() -> Vec<serde_json::Value> {
+fn definitions() -> Vec<Value> {
     TABLES.map(TableDef::to_json).to_vec()
 }
 
@@ -121,8 +192,6 @@ fn definitions() -> Vec<serde_json::Value> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use std::collections::{BTreeMap, BTreeSet};
-
-    use serde_json::Value;
 
     use super::*;
 
@@ -149,7 +218,7 @@ mod tests {
 
     #[tokio::test]
     async fn every_route_is_documented_with_its_scope() {
-        let document = serde_json::to_value(document()).unwrap();
+        let document = document().unwrap();
         assert_eq!(document["openapi"], "3.1.0");
         for capability in declared().await.unwrap() {
             // The document does not describe itself; `/batch` is another spelling of `/batches`.
@@ -183,7 +252,7 @@ mod tests {
     #[test]
     fn the_document_in_the_repository_is_the_one_that_the_handlers_generate() {
         let kept: Value = serde_json::from_str(kit::http::OPENAPI).unwrap();
-        assert_eq!(kept, serde_json::to_value(document()).unwrap());
+        assert_eq!(kept, document().unwrap());
     }
 
     /// After a wanted change: `muster tables > infra/tables.json`.

@@ -99,7 +99,12 @@ impl From<Problem> for Failure {
             429 | 502..=504 => Exit::Away,
             _ => Exit::Failed,
         };
-        let mut message = problem.detail.clone().unwrap_or_else(|| problem.title.clone());
+        let mut message = match &problem.detail {
+            // Its detail goes on where the title ends.
+            Some(detail) if problem.slug() == "idempotency-key-reused" => format!("{}. {detail}", problem.title),
+            Some(detail) => detail.clone(),
+            None => problem.title.clone(),
+        };
         for error in &problem.errors {
             // Often the detail says it already.
             if !message.contains(&error.detail) {
@@ -244,6 +249,13 @@ mod tests {
         assert_eq!(Failure::from(problem).message, "See `errors`.\n  /label: too long\n  /prefix: no hex");
         let problem = Problem::invalid("limit is 0").error("?limit", "limit is 0");
         assert_eq!(Failure::from(problem).message, "limit is 0");
+    }
+
+    #[test]
+    fn what_a_used_key_is_about_is_told_before_what_to_do() {
+        let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency-key-reused", "The key was used");
+        assert_eq!(Failure::from(problem.clone()).message, "The key was used");
+        assert_eq!(Failure::from(problem.detail("Send a new key.")).message, "The key was used. Send a new key.");
     }
 
     #[test]

@@ -17,9 +17,10 @@ use etcetera::{BaseStrategy as _, choose_base_strategy};
 use toml_edit::{DocumentMut, Value};
 
 use crate::{
-    cli::{Batch, Command, Global, Keys, Login, Secrets, Serve, ServicesCommand, StoreKind, parse_profile},
+    cli::{Batch, Command, Global, Keys, Login, Secrets, Serve, StoreKind, parse_profile},
     deployments::args::AutoscalerCommand,
     exit::{Exit, Failure},
+    services::args::ServicesCommand,
 };
 
 /// The server to talk to.

@@ -97,8 +97,8 @@ pub struct Config {
     #[arg(long, value_enum, default_value = "well", hide_possible_values = true, value_name = "FATE")]
     pub list_fate: Fate,
     /// Who is sick from when to when: a file (see below)
-    #[arg(long, value_name = "FILE", value_parser = script::read)]
-    pub script: Option<Script>,
+    #[arg(long, value_name = "FILE", value_parser = Script::<Entry>::read)]
+    pub script: Option<Script<Entry>>,
     /// Share of servers that do not answer until the client gives up
     #[arg(long, default_value_t = 0.0, value_parser = parse_rate)]
     #[serde(deserialize_with = "faults::rate")]
@@ -377,7 +377,7 @@ impl Upstream for Cpx {
         if let Some(twice) = config.fleet.iter().flatten().find(|server| !seen.insert(server.ip)) {
             return Err(format!("the fleet has {} twice; a server has one entry", twice.ip));
         }
-        config.script.as_ref().map_or(Ok(()), |script| script.check(&Fleet::new(config)))
+        config.script.as_ref().map_or(Ok(()), |script| script::check(script, &Fleet::new(config)))
     }
 
     fn one_at_a_time(&self) -> bool {

@@ -56,5 +56,6 @@ pub mod deployments;
 pub mod faults;
 pub mod lorawan;
 pub mod packet;
+mod script;
 pub mod server;
 pub mod shoutcloud;

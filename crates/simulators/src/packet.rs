@@ -101,7 +101,8 @@ The simulator's time is real time times --speed, or with --manual moved by hand:
 Faults. KIND is one of
   out_of_capacity, create_refused, quota, create_dropped, create_error_after, create_twice
   stuck_at, failed_at, reclaimed (step=101 to 110), unknown_state (lasts=10s)
-  get_forbidden, delete_refused, delete_slow (lasts=10m), delete_ignored, delete_failed
+  get_forbidden, health_warning, health_critical
+  delete_refused, delete_slow (lasts=10m), delete_ignored, delete_failed
   rate_limited, server_error, html, token_revoked, dropped, hang (on=create, on=get and so on)
 FACILITY and PLAN may be *. SHARE is how many it strikes. NAME is nth (the n-th create), times (only the first so many), from and until (the simulator's time), step, status, lasts or on.
 

@@ -4,20 +4,20 @@ mod explain;
 mod policy;
 mod simulate;
 
-use std::fmt::Write as _;
+use std::fmt;
 
 use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use http::{Method, StatusCode};
+use http::Method;
 use jiff::Timestamp;
 use kit::{
     access::Caller,
     clock::Clock,
     http::{ANSWER_LIMIT, Routes, Scope},
     json::{Params, PathParams},
-    paging::{Binding, Page, limit, linked},
+    paging::{Binding, Here, Page, limit, linked},
     problem::Problem,
 };
 use serde::{Deserialize, Serialize};
@@ -110,12 +110,8 @@ pub fn routes(scaling: Scaling) -> Routes {
 )]
 pub struct Docs;
 
-/// 400: a query parameter that cannot be used.
-fn bad(name: &str, words: impl Into<String>) -> Problem {
-    let words = format!("{name}: {}", words.into());
-    Problem::new(StatusCode::BAD_REQUEST, "bad-parameter", "A query parameter is not allowed")
-        .detail(words.clone())
-        .error(format!("?{name}"), words)
+fn bad(name: &str, words: impl fmt::Display) -> Problem {
+    Problem::bad_parameter(name, format!("{name}: {words}"))
 }
 
 fn no_deployment(id: &str) -> Problem {
@@ -148,23 +144,6 @@ fn fitting<T: Serialize>(items: impl Iterator<Item = T>) -> Vec<T> {
     taken
 }
 
-/// A path with its query, for the link to the next page.
-struct Here(String);
-
-impl Here {
-    fn new(segments: &[&str], size: usize) -> Self {
-        Self(format!("{}?limit={size}", kit::upstream::path(segments)))
-    }
-
-    fn with(mut self, name: &str, value: Option<impl ToString>) -> Self {
-        if let Some(value) = value {
-            // Writing to a string cannot fail.
-            let _ = write!(self.0, "&{name}={}", &kit::upstream::path(&[&value.to_string()])[1..]);
-        }
-        self
-    }
-}
-
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ListParams {
@@ -175,7 +154,7 @@ struct ListParams {
 
 /// Every deployment: its hosts, its share of free servers, what was decided for it last.
 #[utoipa::path(
-    get, path = "/api/v1/deployments", tag = "autoscaler",
+    get, path = "/api/v1/deployments", operation_id = "list_deployments", tag = "autoscaler",
     params(
         ("state" = Option<DeploymentState>, Query, description = "Only deployments with this state"),
         ("limit" = Option<u32>, Query, description = "1 to 500, default 50; where they would be too large, there are fewer on a page"),
@@ -211,9 +190,9 @@ async fn list(
     found.sort_unstable_by_key(|(id, ..)| *id);
     let items = fitting(found.iter().take(size).map(|(id, state, mode)| views::deployment(id, state, *mode)));
     let next_cursor = items.last().filter(|_| items.len() < found.len()).map(|last| binding.cursor(&last.id));
-    let here = Here::new(&["api", "v1", "deployments"], size).with("state", wanted);
+    let here = Here::new("/api/v1/deployments", size).with("state", wanted);
     let list = DeploymentList { items, next_cursor: next_cursor.clone(), fleet: views::fleet(&fleet, now) };
-    Ok(linked(axum::Json(list).into_response(), &here.0, next_cursor.as_deref()))
+    Ok(linked(axum::Json(list).into_response(), here, next_cursor.as_deref()))
 }
 
 /// One deployment: what holds for it, its last readings, and the request to scale that waits.
@@ -221,7 +200,7 @@ async fn list(
 /// Its id is one segment of the path: a slash in it is written `%2F`. The id `simulate` has a route
 /// of its own, so a deployment with that name is `%73imulate` here.
 #[utoipa::path(
-    get, path = "/api/v1/deployments/{id}", tag = "autoscaler", params(("id" = String, Path)),
+    get, path = "/api/v1/deployments/{id}", operation_id = "show_deployment", tag = "autoscaler", params(("id" = String, Path)),
     responses((status = 200, body = DeploymentDetail), (status = 404, body = Problem)),
     security(("key" = ["autoscaler:read"]))
 )]
@@ -257,7 +236,7 @@ fn parse_time(name: &str, text: &str) -> Result<Timestamp, Problem> {
 /// Holds that say the same one after the other are one, with a `count`. `since` and `until` are about
 /// when a decision was first made.
 #[utoipa::path(
-    get, path = "/api/v1/deployments/{id}/decisions", tag = "autoscaler",
+    get, path = "/api/v1/deployments/{id}/decisions", operation_id = "list_decisions", tag = "autoscaler",
     params(
         ("id" = String, Path),
         ("since" = Option<String>, Query, description = "From when on, RFC 3339; six weeks ago"),
@@ -326,11 +305,11 @@ async fn decisions(
         _ => more,
     };
     let next_cursor = next.map(|sk| binding.cursor(&sk));
-    let here = Here::new(&["api", "v1", "deployments", id.as_str(), "decisions"], size)
+    let here = Here::new(kit::upstream::path(&["api", "v1", "deployments", id.as_str(), "decisions"]), size)
         .with("since", since)
         .with("until", until)
         .with("reason", reason_text);
-    Ok(Page { items, next_cursor }.answer(&here.0))
+    Ok(Page { items, next_cursor }.answer(here))
 }
 
 /// The decisions that are not over yet: the one that holds, and the one whose request has not been

@@ -18,9 +18,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use aws_sdk_dynamodb::types::{Put, ReturnValue, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update};
+use aws_sdk_dynamodb::types::{
+    Put, PutRequest, ReturnValue, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update, WriteRequest,
+};
 use jiff::{SignedDuration, Timestamp};
-use kit::dynamo::{AttributeValue, Item, Store, StoreError, TableDef, from_item, n, s, to_item};
+use kit::dynamo::{
+    AttributeValue, Item, Store, StoreError, TableDef, all, from_item, key, n, s, sort_key, to_item, was_written,
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -179,10 +183,6 @@ pub struct ScalerStore {
     api: String,
 }
 
-fn key(pk: impl Into<String>, sk: impl Into<String>) -> Item {
-    HashMap::from([("pk".to_owned(), s(pk)), ("sk".to_owned(), s(sk))])
-}
-
 /// A slot as a sort key: texts in the order of numbers.
 pub(crate) fn slot_sk(slot: Slot) -> String {
     format!("{slot:010}")
@@ -264,8 +264,7 @@ impl ScalerStore {
 
     /// What is known of all deployments together.
     pub async fn fleet(&self) -> Result<Fleet, StoreError> {
-        let got = self.store.client().get_item().table_name(self.table()).set_key(Some(self.fleet_key()));
-        from_item(got.consistent_read(true).send().await?.item.unwrap_or_default())
+        from_item(self.store.get(&TABLE, self.fleet_key()).await?.unwrap_or_default())
     }
 
     /// Writes what the slot has brought, unless a later one has been claimed. The revision is not
@@ -292,12 +291,8 @@ impl ScalerStore {
             .expression_attribute_values(":frozen", n(fleet.frozen_until))
             .expression_attribute_values(":ignored", n(fleet.ignored))
             .send()
-            .await
-            .map_err(StoreError::from);
-        match put {
-            Err(StoreError::ConditionFailed { .. }) => Ok(()),
-            other => other.map(|_| ()),
-        }
+            .await;
+        was_written(put).map(drop)
     }
 
     /// All shards.
@@ -308,7 +303,7 @@ impl ScalerStore {
     }
 
     async fn partition(&self, partition: u8) -> Result<Vec<(ShardId, Shard)>, StoreError> {
-        let items = self.all(&format!("SHARD#{}#{partition:02}", self.api)).await?;
+        let items = self.store.partition(&TABLE, format!("SHARD#{}#{partition:02}", self.api)).await?;
         let shard = |item: Item| {
             let id = ShardId::from_place(partition, text(&item, "sk")?).ok_or_else(|| malformed("sk of a shard"))?;
             Ok((id, shard_of(&item)?))
@@ -318,8 +313,7 @@ impl ScalerStore {
 
     /// One shard.
     pub async fn shard(&self, id: ShardId) -> Result<Shard, StoreError> {
-        let got = self.store.client().get_item().table_name(self.table()).set_key(Some(id.key(&self.api)));
-        match got.consistent_read(true).send().await?.item {
+        match self.store.get(&TABLE, id.key(&self.api)).await? {
             Some(item) => shard_of(&item),
             None => Ok(Shard::default()),
         }
@@ -362,16 +356,15 @@ impl ScalerStore {
         for batch in records.chunks(BATCH) {
             let mut requests = Vec::with_capacity(batch.len());
             for record in batch {
-                let put = aws_sdk_dynamodb::types::PutRequest::builder().set_item(Some(self.record(record)?)).build();
-                let put = put.map_err(|error| malformed(&error.to_string()))?;
-                requests.push(aws_sdk_dynamodb::types::WriteRequest::builder().put_request(put).build());
+                let put = PutRequest::builder().set_item(Some(self.record(record)?)).build()?;
+                requests.push(WriteRequest::builder().put_request(put).build());
             }
             self.write_batch(requests).await?;
         }
         Ok(())
     }
 
-    async fn write_batch(&self, requests: Vec<aws_sdk_dynamodb::types::WriteRequest>) -> Result<(), StoreError> {
+    async fn write_batch(&self, requests: Vec<WriteRequest>) -> Result<(), StoreError> {
         let table = self.table();
         let mut left = requests;
         for attempt in 0..BATCH_ATTEMPTS {
@@ -445,7 +438,7 @@ impl ScalerStore {
                     return Ok((found, Some(last)));
                 }
             }
-            let next = start.as_ref().and_then(|key| key.get("sk")?.as_s().ok().cloned());
+            let next = start.as_ref().and_then(sort_key).map(str::to_owned);
             if next.is_none() || looked_at >= LOOKED_AT {
                 return Ok((found, next));
             }
@@ -454,38 +447,28 @@ impl ScalerStore {
 
     /// The samples from `from` to `to` that are in the history, oldest first.
     pub async fn samples(&self, id: &DeploymentId, from: Slot, to: Slot) -> Result<Vec<KeptSamples>, StoreError> {
-        let mut kept = Vec::new();
-        let mut start = None;
-        loop {
-            let page = self
-                .store
-                .client()
-                .query()
-                .table_name(self.table())
-                .key_condition_expression("pk = :pk AND sk BETWEEN :from AND :to")
-                .expression_attribute_values(":pk", s(self.samples_pk(id)))
-                // A chunk that began before has some of them too.
-                .expression_attribute_values(":from", s(slot_sk(from.saturating_sub(crate::samples::KEPT as u64))))
-                .expression_attribute_values(":to", s(slot_sk(to)))
-                .set_exclusive_start_key(start)
-                .send()
-                .await?;
-            for item in page.items.unwrap_or_default() {
-                let slot = text(&item, "sk")?.parse().map_err(|_| malformed("sk of samples"))?;
-                let samples = json(text(&item, "samples")?)?;
-                kept.push(KeptSamples { slot, samples, shape: from_item(item).ok() });
-            }
-            start = page.last_evaluated_key;
-            if start.is_none() {
-                return Ok(kept);
-            }
-        }
+        let query = self
+            .store
+            .client()
+            .query()
+            .table_name(self.table())
+            .key_condition_expression("pk = :pk AND sk BETWEEN :from AND :to")
+            .expression_attribute_values(":pk", s(self.samples_pk(id)))
+            // A chunk that began before has some of them too.
+            .expression_attribute_values(":from", s(slot_sk(from.saturating_sub(crate::samples::KEPT as u64))))
+            .expression_attribute_values(":to", s(slot_sk(to)));
+        let chunk = |item: Item| {
+            let slot = text(&item, "sk")?.parse().map_err(|_| malformed("sk of samples"))?;
+            let samples = json(text(&item, "samples")?)?;
+            Ok(KeptSamples { slot, samples, shape: from_item(item).ok() })
+        };
+        all(query).await?.into_iter().map(chunk).collect()
     }
 
     /// Everything that is set.
     pub async fn policies(&self) -> Result<Policies, StoreError> {
         let mut policies = Policies::default();
-        for item in self.all(&format!("POLICY#{}", self.api)).await? {
+        for item in self.store.partition(&TABLE, format!("POLICY#{}", self.api)).await? {
             let sk = text(&item, "sk")?.clone();
             let stored: Stored = from_item(item)?;
             match sk.strip_prefix("ID#").map(|id| DeploymentId::try_from(id.to_owned())) {
@@ -501,8 +484,7 @@ impl ScalerStore {
 
     /// What is set for one deployment, or for all.
     pub async fn policy(&self, id: Option<&DeploymentId>) -> Result<Stored, StoreError> {
-        let got = self.store.client().get_item().table_name(self.table()).set_key(Some(self.policy_key(id)));
-        match got.consistent_read(true).send().await?.item {
+        match self.store.get(&TABLE, self.policy_key(id)).await? {
             Some(item) => from_item(item),
             None => Ok(Stored::default()),
         }
@@ -525,42 +507,11 @@ impl ScalerStore {
             .update_expression("ADD revision :one")
             .expression_attribute_values(":one", n(1));
         let items = vec![
-            TransactWriteItem::builder().put(put.build().map_err(|error| malformed(&error.to_string()))?).build(),
-            TransactWriteItem::builder()
-                .update(revision.build().map_err(|error| malformed(&error.to_string()))?)
-                .build(),
+            TransactWriteItem::builder().put(put.build()?).build(),
+            TransactWriteItem::builder().update(revision.build()?).build(),
         ];
-        let written = self.store.client().transact_write_items().set_transact_items(Some(items)).send().await;
-        match written.map_err(StoreError::from) {
-            Ok(_) => Ok(Written::Ours),
-            Err(error) if error.is_condition_failed() => Ok(Written::Lost),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// All items of a partition.
-    async fn all(&self, pk: &str) -> Result<Vec<Item>, StoreError> {
-        let mut items = Vec::new();
-        let mut start = None;
-        loop {
-            let page = self
-                .store
-                .client()
-                .query()
-                .table_name(self.table())
-                .key_condition_expression("pk = :pk")
-                .expression_attribute_values(":pk", s(pk))
-                // A step must not begin from the state before the last.
-                .consistent_read(true)
-                .set_exclusive_start_key(start)
-                .send()
-                .await?;
-            items.extend(page.items.unwrap_or_default());
-            start = page.last_evaluated_key;
-            if start.is_none() {
-                return Ok(items);
-            }
-        }
+        let written = was_written(self.store.transact(items).await)?;
+        Ok(if written { Written::Ours } else { Written::Lost })
     }
 }
 

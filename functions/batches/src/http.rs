@@ -11,11 +11,10 @@ use jiff::SignedDuration;
 use kit::{
     access::Caller,
     clock::Clock,
-    dynamo::StoreError,
     http::{Routes, Scope},
-    idempotency::{IdempotencyKey, KeptAnswer, Once, still_running},
+    idempotency::{self, IdempotencyKey, KeptAnswer, Once},
     json::{Json, Params, PathParams},
-    paging::{Binding, Page, limit},
+    paging::{Binding, Here, Page, limit},
     problem::Problem,
     wait::{PreferWait, until},
 };
@@ -159,7 +158,7 @@ impl From<BatchError> for Problem {
 
 /// Begins a batch.
 #[utoipa::path(
-    post, path = "/api/v1/batches", tag = "batches", request_body = CreateBatch,
+    post, path = "/api/v1/batches", operation_id = "create_batch", tag = "batches", request_body = CreateBatch,
     params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; the same key creates once")),
     responses(
         (status = 201, description = "Created; `Location` has its address", body = BatchView),
@@ -202,29 +201,13 @@ async fn create(
         location: format!("{COLLECTION}/{}", batch.id),
         body: serde_json::to_string(&view).map_err(|_| Problem::internal())?,
     };
-    let store = batches.store.inner();
-    for attempt in 0..6 {
-        let record = match &once {
-            None => None,
-            Some(once) => {
-                if let Some(replay) = once.replay(store, &TABLE, now).await? {
-                    return Ok(replay);
-                }
-                Some(once.put(batches.store.table(), now, &answer)?)
-            }
-        };
-        match batches.store.create(&batch, record).await {
-            Ok(()) => {
-                batches.wake.notify_one();
-                return Ok(answer.answer(false));
-            }
-            // Another request with the key was faster: its answer is read above.
-            Err(error) if error.is_condition_failed() => {}
-            Err(StoreError::TransactionConflict) => tokio::time::sleep(Duration::from_millis(10 << attempt)).await,
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Err(still_running())
+    let (store, wake) = (&batches.store, &batches.wake);
+    let create = async |record| {
+        store.create(&batch, record).await?;
+        wake.notify_one();
+        Ok(())
+    };
+    idempotency::create(once.as_ref(), (store.inner(), &TABLE), now, answer, create).await
 }
 
 /// Seeds need not be secret, only different; the system's randomness makes them so everywhere.
@@ -246,7 +229,7 @@ struct ListParams {
 
 /// Lists batches, newest first.
 #[utoipa::path(
-    get, path = "/api/v1/batches", tag = "batches",
+    get, path = "/api/v1/batches", operation_id = "list_batches", tag = "batches",
     params(
         ("limit" = Option<u32>, Query, description = "1 to 500, default 50"),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
@@ -284,14 +267,10 @@ async fn list(
         }
     }
     let page = Page { items, next_cursor: after.map(|sk| binding.cursor(&sk)) };
-    let mut here = format!("{COLLECTION}?limit={size}");
-    if !status.is_empty() {
-        here = format!("{here}&status={status}");
-    }
-    if params.deleted {
-        here.push_str("&deleted=true");
-    }
-    Ok(page.answer(&here))
+    let here = Here::new(COLLECTION, size)
+        .with("status", params.status.map(Status::as_str))
+        .with("deleted", params.deleted.then_some(true));
+    Ok(page.answer(here))
 }
 
 #[derive(Debug, Deserialize)]
@@ -303,7 +282,7 @@ struct ShowParams {
 
 /// One batch, with its DevEUIs.
 #[utoipa::path(
-    get, path = "/api/v1/batches/{id}", tag = "batches",
+    get, path = "/api/v1/batches/{id}", operation_id = "show_batch", tag = "batches",
     params(
         ("id" = Uuid, Path),
         ("deleted" = Option<bool>, Query, description = "Also if it was deleted, for 30 days"),
@@ -343,7 +322,7 @@ async fn show(
 
 /// Cancels a batch that is being processed, deletes one that is final.
 #[utoipa::path(
-    delete, path = "/api/v1/batches/{id}", tag = "batches", params(("id" = Uuid, Path)),
+    delete, path = "/api/v1/batches/{id}", operation_id = "delete_batch", tag = "batches", params(("id" = Uuid, Path)),
     responses(
         (status = 202, description = "It is being cancelled", body = BatchView),
         (status = 204, description = "It is deleted; `?deleted=true` shows it for 30 days"),
@@ -376,7 +355,7 @@ async fn delete(
 
 /// A part of a long batch.
 #[utoipa::path(
-    get, path = "/api/v1/batches/{id}/partitions/{n}", tag = "batches",
+    get, path = "/api/v1/batches/{id}/partitions/{n}", operation_id = "show_partition", tag = "batches",
     params(("id" = Uuid, Path), ("n" = u64, Path), ("deleted" = Option<bool>, Query)),
     responses((status = 200, body = PartitionView), (status = 404, body = Problem)),
     security(("key" = ["batches:read"]))
@@ -405,7 +384,7 @@ async fn partition(
 
 /// The DevEUI behind the five characters that a customer typed.
 #[utoipa::path(
-    get, path = "/api/v1/batches/{id}/codes/{short_code}", tag = "batches",
+    get, path = "/api/v1/batches/{id}/codes/{short_code}", operation_id = "find_deveui", tag = "batches",
     params(("id" = Uuid, Path), ("short_code" = String, Path, description = "5 hexadecimal characters")),
     responses((status = 200, body = CodeView), (status = 404, body = Problem)),
     security(("key" = ["batches:read"]))

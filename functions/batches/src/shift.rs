@@ -67,7 +67,7 @@ enum Event {
     Fetched { job: Serial, number: u64, result: Result<Option<StoredChunk>, BatchError> },
     Listed(Result<Vec<Pending>, StoreError>),
     Loaded { pending: Pending, result: Result<Option<(Batch, Vec<StoredChunk>)>, BatchError> },
-    Leased { asked_at: Instant, result: Result<Lease, StoreError> },
+    Leased { asked_at: Instant, until: Timestamp, result: Result<Lease, StoreError> },
     Dropped,
 }
 
@@ -174,7 +174,7 @@ impl<'a> Shift<'a> {
         self.begin(async move {
             let wall = worker.clock.now();
             let until = wall + signed(worker.timing.lease);
-            Event::Leased { asked_at: now, result: worker.store.lease(&name, owner, wall, until).await }
+            Event::Leased { asked_at: now, until, result: worker.store.lease(&name, owner, wall, until).await }
         });
     }
 
@@ -344,7 +344,7 @@ impl<'a> Shift<'a> {
             }
             Event::Listed(result) => self.listed(result, now),
             Event::Loaded { pending, result } => self.loaded(pending, result, now),
-            Event::Leased { asked_at, result } => self.leased(asked_at, result, now),
+            Event::Leased { asked_at, until, result } => self.leased((asked_at, until), result, now),
             Event::Dropped => {}
         }
     }
@@ -533,10 +533,10 @@ impl<'a> Shift<'a> {
         }
     }
 
-    fn leased(&mut self, asked_at: Instant, result: Result<Lease, StoreError>, now: Instant) {
+    fn leased(&mut self, (asked_at, until): (Instant, Timestamp), result: Result<Lease, StoreError>, now: Instant) {
         self.renewing = false;
         match result {
-            Ok(Lease::Ours(until)) => {
+            Ok(Lease::Ours) => {
                 self.lease_until = (asked_at + self.worker.timing.lease, until);
                 self.renew_at = asked_at + self.worker.timing.slack / 3;
             }

@@ -11,12 +11,14 @@
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::{
-    error::BuildError,
     primitives::Blob,
     types::{Delete, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update},
 };
 use jiff::{Timestamp, ToSpan};
-use kit::dynamo::{AttributeValue, Item, Store, StoreError, TableDef, from_item, n, s, to_item};
+pub use kit::dynamo::Lease;
+use kit::dynamo::{
+    AttributeValue, Item, Store, StoreError, TableDef, from_item, from_items, key, n, s, sort_key, to_item, was_written,
+};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -58,15 +60,6 @@ pub enum ChunkError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
-}
-
-/// Whether the lease was had.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Lease {
-    /// It is ours until then.
-    Ours(Timestamp),
-    /// Somebody else has it until then.
-    Held(Timestamp),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -161,20 +154,16 @@ pub(crate) fn is_batch_sk(text: &str) -> bool {
     text.strip_prefix("BATCH#").is_some_and(|id| id.parse().is_ok_and(|id: Uuid| text == batch_sk(id)))
 }
 
-fn key(pk: impl Into<String>, sk: impl Into<String>) -> HashMap<String, AttributeValue> {
-    HashMap::from([("pk".to_owned(), s(pk)), ("sk".to_owned(), s(sk))])
-}
-
 fn candidates_pk(id: Uuid) -> String {
     format!("CANDIDATES#{id}")
 }
 
-fn pending_key(provider: &str, tenant: &str, id: Uuid) -> HashMap<String, AttributeValue> {
-    key(format!("PENDING#{provider}"), format!("{tenant}#{id}"))
+fn lease_key(provider: &str) -> Item {
+    key(format!("PROVIDER#{provider}"), "LEASE")
 }
 
-fn built<T>(result: Result<T, BuildError>) -> Result<T, StoreError> {
-    result.map_err(|error| StoreError::Other { detail: error.to_string() })
+fn pending_key(provider: &str, tenant: &str, id: Uuid) -> Item {
+    key(format!("PENDING#{provider}"), format!("{tenant}#{id}"))
 }
 
 impl BatchStore {
@@ -206,27 +195,16 @@ impl BatchStore {
             batch.id,
         )));
         let mut items = vec![
-            TransactWriteItem::builder().put(built(row.build())?).build(),
-            TransactWriteItem::builder().put(built(pending.build())?).build(),
+            TransactWriteItem::builder().put(row.build()?).build(),
+            TransactWriteItem::builder().put(pending.build()?).build(),
         ];
         items.extend(once);
-        self.store.client().transact_write_items().set_transact_items(Some(items)).send().await?;
-        Ok(())
+        self.store.transact(items).await
     }
 
     /// One batch of a tenant, as last written.
     pub async fn get(&self, tenant: &str, id: Uuid) -> Result<Option<Batch>, BatchError> {
-        let item = self
-            .store
-            .client()
-            .get_item()
-            .table_name(self.table())
-            .set_key(Some(key(tenant_pk(tenant), batch_sk(id))))
-            .consistent_read(true)
-            .send()
-            .await
-            .map_err(StoreError::from)?
-            .item;
+        let item = self.store.get(&TABLE, key(tenant_pk(tenant), batch_sk(id))).await?;
         item.map(|item| from_item::<Row>(item)?.try_into()).transpose()
     }
 
@@ -267,51 +245,19 @@ impl BatchStore {
             .send()
             .await
             .map_err(StoreError::from)?;
-        let next = page.last_evaluated_key.and_then(|key| key.get("sk")?.as_s().ok().cloned());
-        let rows: Vec<Row> = kit::dynamo::from_items(page.items.unwrap_or_default())?;
+        let next = page.last_evaluated_key.as_ref().and_then(sort_key).map(str::to_owned);
+        let rows: Vec<Row> = from_items(page.items.unwrap_or_default())?;
         Ok((rows.into_iter().map(Batch::try_from).collect::<Result<_, _>>()?, next))
     }
 
     /// All stored chunks of a batch, in order.
     pub async fn chunks(&self, id: Uuid) -> Result<Vec<StoredChunk>, BatchError> {
-        let mut chunks = Vec::new();
-        let mut start = None;
-        loop {
-            let page = self
-                .store
-                .client()
-                .query()
-                .table_name(self.table())
-                .key_condition_expression("pk = :pk")
-                .expression_attribute_values(":pk", s(candidates_pk(id)))
-                .consistent_read(true)
-                .set_exclusive_start_key(start)
-                .send()
-                .await
-                .map_err(StoreError::from)?;
-            for item in page.items.unwrap_or_default() {
-                chunks.push(read_chunk(&item)?);
-            }
-            start = page.last_evaluated_key;
-            if start.is_none() {
-                return Ok(chunks);
-            }
-        }
+        self.store.partition(&TABLE, candidates_pk(id)).await?.iter().map(read_chunk).collect()
     }
 
     /// One stored chunk of a batch.
     pub async fn chunk(&self, id: Uuid, number: u64) -> Result<Option<StoredChunk>, BatchError> {
-        let item = self
-            .store
-            .client()
-            .get_item()
-            .table_name(self.table())
-            .set_key(Some(key(candidates_pk(id), chunk_sk(number))))
-            .consistent_read(true)
-            .send()
-            .await
-            .map_err(StoreError::from)?
-            .item;
+        let item = self.store.get(&TABLE, key(candidates_pk(id), chunk_sk(number))).await?;
         item.as_ref().map(read_chunk).transpose()
     }
 
@@ -367,7 +313,7 @@ impl BatchStore {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let set = Set::new(progress, last_error, now);
-        let result = self
+        let written = self
             .store
             .client()
             .update_item()
@@ -380,12 +326,8 @@ impl BatchStore {
             .expression_attribute_values(":processing", s(Status::Processing.as_str()))
             .expression_attribute_values(":cancelling", s(Status::Cancelling.as_str()))
             .send()
-            .await
-            .map_err(StoreError::from);
-        match result {
-            Ok(_) | Err(StoreError::ConditionFailed { .. }) => Ok(()),
-            Err(error) => Err(error),
-        }
+            .await;
+        was_written(written).map(drop)
     }
 
     /// Makes a batch final if its status is still `from`, and takes it off the worker's list.
@@ -411,12 +353,12 @@ impl BatchStore {
             .condition_expression("#status = :from")
             .expression_attribute_names("#status", "status")
             .set_expression_attribute_values(Some(set.values))
-            .build();
+            .build()?;
         let off = Delete::builder()
             .table_name(self.table())
             .set_key(Some(pending_key(provider, &pending.tenant, pending.id)))
-            .build();
-        self.step(row, TransactWriteItem::builder().delete(built(off)?).build()).await
+            .build()?;
+        self.step(row, TransactWriteItem::builder().delete(off).build()).await
     }
 
     /// Takes a batch that is final, or is gone, off the worker's list.
@@ -442,33 +384,21 @@ impl BatchStore {
             .expression_attribute_values(":cancelling", s(Status::Cancelling.as_str()))
             .expression_attribute_values(":processing", s(Status::Processing.as_str()))
             .expression_attribute_values(":now", s(now.to_string()))
-            .build();
+            .build()?;
         let pending = Update::builder()
             .table_name(self.table())
             .set_key(Some(pending_key(&batch.provider, &batch.tenant, batch.id)))
             .update_expression("SET cancelling = :true")
             .expression_attribute_values(":true", AttributeValue::Bool(true))
-            .build();
-        self.step(row, TransactWriteItem::builder().update(built(pending)?).build()).await
+            .build()?;
+        self.step(row, TransactWriteItem::builder().update(pending).build()).await
     }
 
     /// A step in a batch's life: its row and its place in the worker's list change together, or not
     /// at all. Answers whether the row's condition held.
-    async fn step(&self, row: Result<Update, BuildError>, place: TransactWriteItem) -> Result<bool, StoreError> {
-        let result = self
-            .store
-            .client()
-            .transact_write_items()
-            .transact_items(TransactWriteItem::builder().update(built(row)?).build())
-            .transact_items(place)
-            .send()
-            .await
-            .map_err(StoreError::from);
-        match result {
-            Ok(_) => Ok(true),
-            Err(error) if error.is_condition_failed() => Ok(false),
-            Err(error) => Err(error),
-        }
+    async fn step(&self, row: Update, place: TransactWriteItem) -> Result<bool, StoreError> {
+        let row = TransactWriteItem::builder().update(row).build();
+        was_written(self.store.transact(vec![row, place]).await)
     }
 
     /// Deletes a final batch: gone from lists at once, from the store after [`DELETED_DAYS`].
@@ -483,7 +413,7 @@ impl BatchStore {
         Ok(())
     }
 
-    async fn expire(&self, key: HashMap<String, AttributeValue>, ttl: i64, now: Timestamp) -> Result<(), StoreError> {
+    async fn expire(&self, key: Item, ttl: i64, now: Timestamp) -> Result<(), StoreError> {
         self.store
             .client()
             .update_item()
@@ -503,21 +433,10 @@ impl BatchStore {
     /// turn, `most` in all.
     pub async fn pending(&self, provider: &str, per_tenant: usize, most: usize) -> Result<Vec<Pending>, StoreError> {
         let mut tenants: Vec<(String, Vec<Pending>)> = Vec::new();
-        let mut start = None;
-        loop {
-            let page = self
-                .store
-                .client()
-                .query()
-                .table_name(self.table())
-                .key_condition_expression("pk = :pk")
-                .expression_attribute_values(":pk", s(format!("PENDING#{provider}")))
-                .consistent_read(true)
-                .set_exclusive_start_key(start)
-                .send()
-                .await?;
+        let mut pages = self.store.query_partition(&TABLE, format!("PENDING#{provider}")).into_paginator().send();
+        while let Some(page) = pages.try_next().await? {
             // Sorted by tenant, then by id, which is by age.
-            for pending in page.items.unwrap_or_default().iter().filter_map(read_pending) {
+            for pending in page.items().iter().filter_map(read_pending) {
                 match tenants.last_mut() {
                     Some((tenant, list)) if *tenant == pending.tenant => {
                         if list.len() < per_tenant {
@@ -526,10 +445,6 @@ impl BatchStore {
                     }
                     _ => tenants.push((pending.tenant.clone(), vec![pending])),
                 }
-            }
-            start = page.last_evaluated_key;
-            if start.is_none() {
-                break;
             }
         }
         let rounds = (0..per_tenant).flat_map(|round| tenants.iter().filter_map(move |(_, list)| list.get(round)));
@@ -544,53 +459,12 @@ impl BatchStore {
         now: Timestamp,
         until: Timestamp,
     ) -> Result<Lease, StoreError> {
-        let result = self
-            .store
-            .client()
-            .update_item()
-            .table_name(self.table())
-            .set_key(Some(key(format!("PROVIDER#{provider}"), "LEASE")))
-            .update_expression("SET #owner = :me, expires_at = :until")
-            .condition_expression("attribute_not_exists(pk) OR expires_at < :now OR #owner = :me")
-            .expression_attribute_names("#owner", "owner")
-            .expression_attribute_values(":me", s(owner.to_string()))
-            .expression_attribute_values(":until", n(until.as_millisecond()))
-            .expression_attribute_values(":now", n(now.as_millisecond()))
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
-            .send()
-            .await
-            .map_err(StoreError::from);
-        match result {
-            Ok(_) => Ok(Lease::Ours(until)),
-            Err(StoreError::ConditionFailed { item }) => {
-                let expires_at = item
-                    .as_ref()
-                    .and_then(|item| item.get("expires_at")?.as_n().ok()?.parse().ok())
-                    .and_then(|at| Timestamp::from_millisecond(at).ok());
-                Ok(Lease::Held(expires_at.unwrap_or(now)))
-            }
-            Err(error) => Err(error),
-        }
+        self.store.lease(&TABLE, lease_key(provider), owner, now, until).await
     }
 
     /// Gives the right to send back, if it is still ours.
     pub async fn release(&self, provider: &str, owner: Uuid) -> Result<(), StoreError> {
-        let result = self
-            .store
-            .client()
-            .delete_item()
-            .table_name(self.table())
-            .set_key(Some(key(format!("PROVIDER#{provider}"), "LEASE")))
-            .condition_expression("#owner = :me")
-            .expression_attribute_names("#owner", "owner")
-            .expression_attribute_values(":me", s(owner.to_string()))
-            .send()
-            .await
-            .map_err(StoreError::from);
-        match result {
-            Ok(_) | Err(StoreError::ConditionFailed { .. }) => Ok(()),
-            Err(error) => Err(error),
-        }
+        self.store.release(&TABLE, lease_key(provider), owner).await
     }
 }
 
@@ -629,7 +503,7 @@ fn chunk_sk(number: u64) -> String {
 
 fn read_chunk(item: &Item) -> Result<StoredChunk, BatchError> {
     let parts = || {
-        let number = item.get("sk")?.as_s().ok()?.parse().ok()?;
+        let number = sort_key(item)?.parse().ok()?;
         let version = item.get("version")?.as_n().ok()?.parse().ok()?;
         stored_chunk(number, version, item.get("states")?.as_b().ok()?.as_ref()).ok()
     };
@@ -637,7 +511,7 @@ fn read_chunk(item: &Item) -> Result<StoredChunk, BatchError> {
 }
 
 fn read_pending(item: &Item) -> Option<Pending> {
-    let (tenant, id) = item.get("sk")?.as_s().ok()?.rsplit_once('#')?;
+    let (tenant, id) = sort_key(item)?.rsplit_once('#')?;
     Some(Pending {
         tenant: tenant.to_owned(),
         id: id.parse().ok()?,

@@ -23,7 +23,7 @@ pub use self::{
     capacity::{Capacity, Level, capacity_question},
     left_out::{LeftOut, Reason},
     page::{Page, page},
-    units::{Memory, Price},
+    units::{Dollars, Memory, Price},
 };
 
 /// An operating system that can be installed.

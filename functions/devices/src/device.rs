@@ -9,16 +9,27 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
+    record::{Health, StateSeen, VendorAnswer},
     request::Request,
     select::{Candidate, NotAgain, Tried},
 };
 
 /// Most entries of a time line that are kept with an attempt; the oldest of ours give way.
 pub const MOST_EVENTS: usize = 200;
+/// The same of the device's own time line, which has what is no attempt's.
+pub const MOST_DEVICE_EVENTS: usize = 50;
+/// Most machines with our tag that are taken down at once; the next look finds the others.
+pub const MOST_TWINS: usize = 20;
 /// After this no attempt begins, however many are left.
 pub const LONGEST_LAUNCH: SignedDuration = SignedDuration::from_hours(24);
 /// Longest text of an entry or a reason, in characters.
 pub const LONGEST_TEXT: usize = 300;
+/// The same in bytes, so that a record cannot outgrow an item of DynamoDB (400 KB) whatever it says.
+pub const LONGEST_TEXT_BYTES: usize = 400;
+/// Longest kind or id of a vendor's event and longest word for a state, in bytes.
+pub const LONGEST_NAME_BYTES: usize = 64;
+/// Longest id of a machine, in bytes.
+pub const LONGEST_ID_BYTES: usize = 128;
 
 /// Where a device is in its life, as people see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
@@ -306,9 +317,43 @@ pub struct Attempt {
     /// The time line.
     #[serde(default)]
     pub events: Vec<Event>,
+    /// The vendor's words for its machine's state, in the order in which they were first seen.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub states: Vec<StateSeen>,
+    /// How the vendor found the machine to be before it was taken back, where it tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
+    /// The vendor's last answers that mattered, newest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub last_answers: Vec<VendorAnswer>,
 }
 
 impl Attempt {
+    /// The intent to try this, before anything is asked of the vendor.
+    pub fn new(number: u32, candidate: Candidate, switch: Option<Timestamp>, now: Timestamp) -> Self {
+        Self {
+            number,
+            candidate,
+            started_at: now,
+            ended_at: None,
+            reason: None,
+            machine: None,
+            percent: 0,
+            progress_at: now,
+            up_at: None,
+            switch,
+            doubtful: false,
+            unsettled_until: None,
+            alone: false,
+            twins: Vec::new(),
+            trouble: None,
+            events: Vec::new(),
+            states: Vec::new(),
+            health: None,
+            last_answers: Vec::new(),
+        }
+    }
+
     /// Whether no request to create its machine is under way any more.
     pub fn is_settled_at(&self, now: Timestamp) -> bool {
         self.unsettled_until.is_none_or(|until| now >= until)
@@ -465,15 +510,15 @@ impl Device {
         let event =
             Event { at: now, source: Source::Muster, kind: kind.to_owned(), text: cut(text.as_ref()), id: None };
         match &mut self.attempt {
-            Some(attempt) if attempt.ended_at.is_none() => push(&mut attempt.events, event),
-            _ => push(&mut self.events, event),
+            Some(attempt) if attempt.ended_at.is_none() => push(&mut attempt.events, event, MOST_EVENTS),
+            _ => push(&mut self.events, event, MOST_DEVICE_EVENTS),
         }
     }
 }
 
-/// Adds an entry; where there are too many, the oldest but the first goes.
-pub(crate) fn push(events: &mut Vec<Event>, event: Event) {
-    if events.len() >= MOST_EVENTS {
+/// Adds an entry; where there would be more than `most`, the oldest but the first goes.
+pub(crate) fn push(events: &mut Vec<Event>, event: Event, most: usize) {
+    if events.len() >= most {
         events.remove(1);
     }
     events.push(event);
@@ -481,11 +526,52 @@ pub(crate) fn push(events: &mut Vec<Event>, event: Event) {
 
 /// A text of a sane length, without control characters.
 pub fn cut(text: &str) -> String {
-    let clean = text.trim().chars().map(|it| if it.is_control() { ' ' } else { it });
-    let mut short: String = clean.clone().take(LONGEST_TEXT).collect();
-    if clean.count() > LONGEST_TEXT {
-        short.pop();
-        short.push('…');
+    shorten(text, LONGEST_TEXT, LONGEST_TEXT_BYTES)
+}
+
+/// The same for a kind, an id or a word.
+pub fn cut_name(text: &str) -> String {
+    shorten(text, LONGEST_NAME_BYTES, LONGEST_NAME_BYTES)
+}
+
+fn shorten(text: &str, characters: usize, bytes: usize) -> String {
+    const MORE: char = '…';
+    let mut short = String::new();
+    let mut length = 0;
+    for it in text.trim().chars().map(|it| if it.is_control() { ' ' } else { it }) {
+        if length == characters || short.len() + it.len_utf8() > bytes {
+            while length == characters || short.len() + MORE.len_utf8() > bytes {
+                short.pop();
+                length -= 1;
+            }
+            short.push(MORE);
+            break;
+        }
+        short.push(it);
+        length += 1;
     }
     short
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_cut_by_characters_and_by_bytes_and_says_so() {
+        assert_eq!(cut(" a\nb "), "a b");
+        let fits = "x".repeat(LONGEST_TEXT);
+        assert_eq!(cut(&fits), fits);
+        assert_eq!(cut(&"x".repeat(LONGEST_TEXT + 1)), format!("{}…", "x".repeat(LONGEST_TEXT - 1)));
+        let fits = "🦀".repeat(LONGEST_TEXT_BYTES / 4);
+        assert_eq!(cut(&fits), fits);
+        assert_eq!(cut(&"🦀".repeat(LONGEST_TEXT)), format!("{}…", "🦀".repeat(LONGEST_TEXT_BYTES / 4 - 1)));
+        for character in ["x", "é", "…", "🦀"] {
+            for length in 0..=500 {
+                let (text, name) = (cut(&character.repeat(length)), cut_name(&character.repeat(length)));
+                assert!(text.len() <= LONGEST_TEXT_BYTES && text.chars().count() <= LONGEST_TEXT);
+                assert!(name.len() <= LONGEST_NAME_BYTES);
+            }
+        }
+    }
 }

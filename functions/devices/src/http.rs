@@ -4,6 +4,7 @@
 //! that is up: everything else is written down, and the worker does it.
 
 mod actions;
+mod attempt;
 mod catalog;
 mod error;
 
@@ -20,7 +21,7 @@ use kit::{
     clock::Clock,
     dynamo::{Store, StoreError},
     http::{Routes, Scope},
-    idempotency::{IdempotencyKey, KeptAnswer, Once, still_running},
+    idempotency::{self, IdempotencyKey, KeptAnswer, Once},
     json::{Json, Params, PathParams},
     paging::{Binding, Page, limit},
     problem::Problem,
@@ -37,7 +38,7 @@ pub use self::{
     actions::{ActionAccepted, ActionType, DeviceAction},
     catalog::{CatalogList, PlanView},
 };
-pub use crate::views::{AttemptOutcome, AttemptView, Deadlines, DeviceSummary, DeviceView, EventView};
+pub use crate::views::{AttemptOutcome, AttemptRecord, AttemptView, Deadlines, DeviceSummary, DeviceView, EventView};
 use crate::{
     config::{Config, DEFAULT_TAG, TOKEN},
     device::{Device, State as DeviceState},
@@ -46,12 +47,11 @@ use crate::{
     seal::Sealer,
     store::{DeviceStore, TABLE, Whole},
     supply::Supply,
-    views::{ROOM, fitting, parse_place, place_text, summary, time_line, view},
+    views::{COLLECTION, ROOM, fitting, parse_place, place_text, summary, time_line, view},
 };
 
 const READ: Scope = Scope("devices:read");
 const WRITE: Scope = Scope("devices:write");
-pub(crate) const COLLECTION: &str = "/api/v1/devices";
 /// Pages that one listing reads at most where a filter leaves them empty.
 const FILTERED_PAGES: u32 = 10;
 /// Times that a write is tried while others write the same.
@@ -156,6 +156,7 @@ pub fn routes(devices: Devices) -> Routes {
         .route(Method::GET, "/api/v1/devices/{id}", READ, show)
         .route(Method::DELETE, "/api/v1/devices/{id}", WRITE, delete)
         .route(Method::GET, "/api/v1/devices/{id}/events", READ, events)
+        .route(Method::GET, "/api/v1/devices/{id}/attempts/{number}", READ, attempt::attempt)
         .route(Method::POST, "/api/v1/devices/{id}/actions", WRITE, actions::act)
         .route(Method::GET, "/api/v1/catalog/operating-systems", READ, catalog::operating_systems)
         .route(Method::GET, "/api/v1/catalog/plans", READ, catalog::plans)
@@ -167,11 +168,12 @@ pub fn routes(devices: Devices) -> Routes {
 #[derive(OpenApi)]
 #[openapi(
     paths(
-        create, list, show, delete, events, actions::act, catalog::plan, catalog::operating_systems, catalog::plans,
-        catalog::facilities
+        create, list, show, delete, events, attempt::attempt, actions::act, catalog::plan, catalog::operating_systems,
+        catalog::plans, catalog::facilities
     ),
     components(schemas(
-        CreateDevice, DeviceView, DeviceSummary, AttemptView, EventView, PlanView, DeviceAction, ActionAccepted, Problem
+        CreateDevice, DeviceView, DeviceSummary, AttemptView, AttemptRecord, EventView, PlanView, DeviceAction,
+        ActionAccepted, Problem
     )),
     tags((name = "devices", description = "A machine, launched wherever it can be had, watched until it is up, torn down without leftovers"))
 )]
@@ -189,7 +191,7 @@ struct Payload<'a> {
 /// The body may be left out: then the cheapest machine that can be had is launched. The answer says
 /// what was asked for; what comes of it is told by its address, which can be waited on.
 #[utoipa::path(
-    post, path = "/api/v1/devices", tag = "devices", request_body = Option<CreateDevice>,
+    post, path = "/api/v1/devices", operation_id = "create_device", tag = "devices", request_body = Option<CreateDevice>,
     params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; the same key launches once")),
     responses(
         (status = 202, description = "Asked for; `Location` has its address", body = DeviceView),
@@ -215,6 +217,7 @@ async fn create(
     {
         return Ok(replay);
     }
+    request.check_time(now).map_err(|wrong| DeviceError::Invalid(vec![wrong]))?;
     may_be_possible(devices.ready().await?, &request).await?;
 
     let id = Uuid::now_v7();
@@ -227,30 +230,18 @@ async fn create(
     let answer = KeptAnswer {
         status: StatusCode::ACCEPTED.as_u16(),
         location: format!("{COLLECTION}/{id}"),
-        body: serde_json::to_string(&view(&whole)).map_err(|_| Problem::internal())?,
+        body: serde_json::to_string(&view(&whole, now)).map_err(|_| Problem::internal())?,
     };
-    for attempt in 0..WRITES {
-        let record = match &once {
-            None => None,
-            Some(once) => {
-                if let Some(replay) = once.replay(store, &TABLE, now).await? {
-                    return Ok(replay);
-                }
-                Some(once.put(devices.store.table(), now, &answer)?)
-            }
-        };
-        match devices.store.create(&whole.device, sealed.clone(), record).await {
-            Ok(()) => {
-                devices.wake.notify_one();
-                return Ok(answer.answer(false));
-            }
-            // Another request with the key was faster: its answer is read above.
-            Err(error) if error.is_condition_failed() => {}
-            Err(StoreError::TransactionConflict) => tokio::time::sleep(Duration::from_millis(10 << attempt)).await,
-            Err(error) => return Err(error.into()),
+    let (records, whole, wake) = (&devices.store, &whole, &devices.wake);
+    let create = |record| {
+        let sealed = sealed.clone();
+        async move {
+            records.create(&whole.device, sealed, record).await?;
+            wake.notify_one();
+            Ok(())
         }
-    }
-    Err(still_running())
+    };
+    idempotency::create(once.as_ref(), (store, &TABLE), now, answer, create).await
 }
 
 /// Refuses what no vendor's answer could make possible. Where the catalogue cannot be had at present,
@@ -277,7 +268,7 @@ struct ListParams {
 
 /// Lists devices, newest first. What is gone, or never was, is listed for 90 days.
 #[utoipa::path(
-    get, path = "/api/v1/devices", tag = "devices",
+    get, path = "/api/v1/devices", operation_id = "list_devices", tag = "devices",
     params(
         ("limit" = Option<u32>, Query, description = "1 to 500, default 50; where they would be too large, there are fewer on a page"),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
@@ -313,12 +304,12 @@ async fn list(
     }
     let page = Page { items, next_cursor: after.map(|id| binding.cursor(&id)) };
     let filter = if state.is_empty() { String::new() } else { format!("&state={state}") };
-    Ok(page.answer(&format!("{COLLECTION}?limit={size}{filter}")))
+    Ok(page.answer(format!("{COLLECTION}?limit={size}{filter}")))
 }
 
 /// One device: where it is, what has been tried, what happens when.
 #[utoipa::path(
-    get, path = "/api/v1/devices/{id}", tag = "devices",
+    get, path = "/api/v1/devices/{id}", operation_id = "show_device", tag = "devices",
     params(
         ("id" = Uuid, Path),
         ("Prefer" = Option<String>, Header, description = "`wait=N`: up to N (20) seconds until its state, attempt, reason or percent changes; at once where nothing is left to do"),
@@ -346,7 +337,8 @@ async fn show(
         )
         .await?;
     }
-    let mut response = axum::Json(view(&devices.whole(&caller, id).await?)).into_response();
+    let whole = devices.whole(&caller, id).await?;
+    let mut response = axum::Json(view(&whole, devices.clock.now())).into_response();
     wait.applied(response.headers_mut());
     Ok(response)
 }
@@ -354,7 +346,7 @@ async fn show(
 /// Takes a device down, whatever its state; it is `Deleted` when the vendor has confirmed that nothing
 /// is left.
 #[utoipa::path(
-    delete, path = "/api/v1/devices/{id}", tag = "devices", params(("id" = Uuid, Path)),
+    delete, path = "/api/v1/devices/{id}", operation_id = "delete_device", tag = "devices", params(("id" = Uuid, Path)),
     responses(
         (status = 202, description = "It is being taken down", body = DeviceView),
         (status = 204, description = "Nothing is left of it"),
@@ -375,7 +367,7 @@ async fn delete(
     }
     devices.wake.notify_one();
     let whole = devices.whole(&caller, id).await?;
-    Ok((StatusCode::ACCEPTED, axum::Json(view(&whole))).into_response())
+    Ok((StatusCode::ACCEPTED, axum::Json(view(&whole, devices.clock.now()))).into_response())
 }
 
 #[derive(Debug, Deserialize)]
@@ -387,7 +379,7 @@ struct EventParams {
 
 /// What has happened to a device: our steps and the vendor's events in one time line, newest last.
 #[utoipa::path(
-    get, path = "/api/v1/devices/{id}/events", tag = "devices",
+    get, path = "/api/v1/devices/{id}/events", operation_id = "list_device_events", tag = "devices",
     params(
         ("id" = Uuid, Path),
         ("limit" = Option<u32>, Query, description = "1 to 500, default 50; where they would be too large, there are fewer on a page"),
@@ -413,7 +405,7 @@ async fn events(
     let items = fitting(found.iter().take(size as usize).map(|(_, event)| event), ROOM);
     let last = items.len().checked_sub(1).filter(|_| items.len() < found.len());
     let next_cursor = last.map(|last| binding.cursor(&place_text(&found[last].0)));
-    Ok(Page { items, next_cursor }.answer(&format!("{COLLECTION}/{id}/events?limit={size}")))
+    Ok(Page { items, next_cursor }.answer(format!("{COLLECTION}/{id}/events?limit={size}")))
 }
 
 fn is_id(text: &str) -> bool {

@@ -10,16 +10,17 @@ mod launch;
 mod teardown;
 mod watch;
 
+use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use self::{
     launch::{answered, chosen, claimed, looked_up},
     teardown::{begin_deletion, end, give_up, torn_down},
-    watch::{merge, observed_now, switched_off},
+    watch::{diagnosed, observed_now, switched_off},
 };
 use crate::{
-    device::{Attempt, Code, Device, Event, Reason, Stage, State, Then},
+    device::{Attempt, Code, Device, Event, Reason, Stage, State, Then, cut},
     select::Candidate,
     vendor::{Seen, VendorError},
 };
@@ -100,7 +101,7 @@ pub enum Outcome {
     /// [`Action::SwitchOff`].
     SwitchedOff(Result<Option<Seen>, VendorError>),
     /// [`Action::Diagnose`].
-    Diagnosed(Result<Vec<Event>, VendorError>),
+    Diagnosed(Diagnosis),
     /// [`Action::TearDown`].
     TornDown(Result<Teardown, VendorError>),
 }
@@ -112,6 +113,26 @@ pub struct Observation {
     pub mine: Option<Seen>,
     /// Others with our tag that are not gone.
     pub others: Vec<Seen>,
+    /// The status with which it was said, where it was, that there is no such machine.
+    pub missing: Option<StatusCode>,
+}
+
+/// What the vendor tells of a machine that is to go.
+#[derive(Debug)]
+pub struct Diagnosis {
+    /// What happened to it, and the status of that answer.
+    pub events: Result<(StatusCode, Vec<Event>), VendorError>,
+    /// How it is; nothing where the vendor does not offer that.
+    pub health: Result<Option<String>, VendorError>,
+}
+
+/// What the vendor said to a request to delete.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Deletion {
+    /// The machine.
+    pub id: String,
+    /// The status of a success, or of its not being there; else why not.
+    pub said: Result<StatusCode, VendorError>,
 }
 
 /// What is left of a device of ours.
@@ -119,10 +140,22 @@ pub struct Observation {
 pub struct Teardown {
     /// Machines that the vendor still has.
     pub left: Vec<Seen>,
-    /// Whether it was asked to delete one of them just now.
-    pub asked: bool,
-    /// What it said against that.
-    pub refused: Option<String>,
+    /// The requests to delete them just now.
+    pub deletions: Vec<Deletion>,
+    /// The status with which it was said, where it was, that there is no such machine.
+    pub missing: Option<StatusCode>,
+}
+
+impl Teardown {
+    /// Whether the vendor has agreed to delete one of them.
+    fn was_asked(&self) -> bool {
+        self.deletions.iter().any(|deletion| deletion.said.as_ref().is_ok_and(StatusCode::is_success))
+    }
+
+    /// What it said against that, last.
+    fn refused(&self) -> Option<String> {
+        self.deletions.iter().rev().find_map(|deletion| Some(deletion.said.as_ref().err()?.to_string()))
+    }
 }
 
 /// What follows from a step, besides the changed record.
@@ -181,7 +214,7 @@ pub fn apply(device: &mut Device, outcome: Outcome, ctx: &Ctx) -> Effects {
         Outcome::TwinsRemoved(result) => {
             let Some(attempt) = &mut device.attempt else { return Effects::default() };
             let twins = std::mem::take(&mut attempt.twins);
-            attempt.trouble = result.as_ref().err().map(ToString::to_string);
+            attempt.trouble = result.as_ref().err().map(|error| cut(&error.to_string()));
             let text = match result {
                 Ok(()) => format!("asked the vendor to delete {}: they carry our tag too", twins.join(", ")),
                 Err(error) => format!("{} could not be deleted: {error}", twins.join(", ")),
@@ -190,17 +223,7 @@ pub fn apply(device: &mut Device, outcome: Outcome, ctx: &Ctx) -> Effects {
             Effects::default()
         }
         Outcome::SwitchedOff(result) => switched_off(device, result, ctx),
-        Outcome::Diagnosed(result) => {
-            match (result, &mut device.attempt) {
-                (Ok(events), Some(attempt)) => _ = merge(attempt, events),
-                (Err(error), _) => device.note(ctx.now, "diagnosis", format!("no events could be had: {error}")),
-                _ => {}
-            }
-            if let Stage::Deleting { diagnosed, .. } = &mut device.stage {
-                *diagnosed = true;
-            }
-            Effects::at_once()
-        }
+        Outcome::Diagnosed(diagnosis) => diagnosed(device, diagnosis, ctx),
         Outcome::TornDown(result) => torn_down(device, result, ctx),
     }
 }
@@ -251,6 +274,37 @@ pub fn lost(device: &mut Device, code: Code, detail: &str, now: Timestamp) {
         device.reason = Some(reason);
         begin_deletion(device, Then::Deleted, now, now);
         device.revision += 1;
+    }
+}
+
+/// The requests of the vendor's API as a record names them.
+mod asked {
+    pub const CREATE: &str = "POST /projects/…/devices";
+    pub const LOOK: &str = "GET /projects/…/devices";
+
+    pub fn machine(id: &str) -> String {
+        format!("GET /devices/{id}")
+    }
+
+    pub fn events(id: &str) -> String {
+        format!("GET /devices/{id}/events")
+    }
+
+    pub fn health(id: &str) -> String {
+        format!("GET /devices/{id}/diagnostics/health/rollup")
+    }
+
+    pub fn delete(id: &str) -> String {
+        format!("DELETE /devices/{id}")
+    }
+}
+
+/// Keeps an answer of the vendor's with the present attempt.
+fn keep(device: &mut Device, ctx: &Ctx, request: &str, answer: Result<(StatusCode, &str), &VendorError>) {
+    let Some(attempt) = &mut device.attempt else { return };
+    match answer {
+        Ok((status, text)) => attempt.heard(ctx.now, request, Some(status), text),
+        Err(error) => attempt.heard(ctx.now, request, error.status(), &error.words()),
     }
 }
 

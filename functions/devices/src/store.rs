@@ -17,18 +17,18 @@
 
 mod lists;
 
-use std::collections::HashMap;
-
 use aws_sdk_dynamodb::{
-    error::BuildError,
     primitives::Blob,
     types::{Delete, Put, TransactWriteItem},
 };
 use jiff::{SignedDuration, Timestamp};
-use kit::dynamo::{AttributeValue, Item, Store, StoreError, TableDef, from_item, n, s, to_item};
+pub use kit::dynamo::Lease;
+use kit::dynamo::{
+    AttributeValue, Item, Store, StoreError, TableDef, from_item, key, n, sort_key, to_item, was_written,
+};
 use uuid::Uuid;
 
-pub use self::lists::{Lease, Swept, Work};
+pub use self::lists::{Swept, Work};
 use crate::{
     device::{Attempt, Device, State},
     machine::Effects,
@@ -55,16 +55,8 @@ pub struct Whole {
     pub attempts: Vec<Attempt>,
 }
 
-fn key(pk: impl Into<String>, sk: impl Into<String>) -> HashMap<String, AttributeValue> {
-    HashMap::from([("pk".to_owned(), s(pk)), ("sk".to_owned(), s(sk))])
-}
-
 fn device_pk(id: Uuid) -> String {
     format!("DEVICE#{id}")
-}
-
-fn built<T>(result: Result<T, BuildError>) -> Result<T, StoreError> {
-    result.map_err(|error| StoreError::Other { detail: error.to_string() })
 }
 
 /// The list of the worker, or of the sweep, that a device is on.
@@ -111,7 +103,7 @@ impl DeviceStore {
             items.push(self.put(item)?);
         }
         items.extend(once);
-        self.transact(items).await
+        self.store.transact(items).await
     }
 
     /// Writes a device that was read as `before`, on condition that nobody else has written it since,
@@ -149,23 +141,20 @@ impl DeviceStore {
         let result = match <[_; 1]>::try_from(items) {
             // A write on its own costs half of a transaction of one.
             Ok([record]) => self.put_alone(record).await,
-            Err(items) => self.transact(items).await,
+            Err(items) => self.store.transact(items).await,
         };
-        match result {
-            Ok(()) => {
-                if place(&after).is_none() {
-                    self.let_expire(&after).await;
-                }
-                Ok(Some(after))
-            }
-            Err(error) if error.is_condition_failed() => Ok(None),
-            Err(error) => Err(error),
+        if !was_written(result)? {
+            return Ok(None);
         }
+        if place(&after).is_none() {
+            self.let_expire(&after).await;
+        }
+        Ok(Some(after))
     }
 
     /// One device, as last written.
     pub async fn device(&self, id: Uuid) -> Result<Option<Device>, StoreError> {
-        let item = self.get(key(device_pk(id), "RECORD")).await?;
+        let item = self.store.get(&TABLE, key(device_pk(id), "RECORD")).await?;
         item.map(from_item).transpose()
     }
 
@@ -173,8 +162,8 @@ impl DeviceStore {
     pub async fn whole(&self, id: Uuid) -> Result<Option<Whole>, StoreError> {
         let mut device = None;
         let mut attempts: Vec<Attempt> = Vec::new();
-        for item in self.query(&device_pk(id)).await? {
-            match item.get("sk").and_then(|sk| sk.as_s().ok()).map(String::as_str) {
+        for item in self.store.partition(&TABLE, device_pk(id)).await? {
+            match sort_key(&item) {
                 Some("RECORD") => device = Some(from_item(item)?),
                 Some(sk) if sk.starts_with("ATTEMPT#") => attempts.push(from_item(item)?),
                 _ => {}
@@ -185,7 +174,7 @@ impl DeviceStore {
 
     /// A device's userdata as it was sealed, if it has any and that is still needed.
     pub async fn userdata(&self, id: Uuid) -> Result<Option<Vec<u8>>, StoreError> {
-        let item = self.get(key(device_pk(id), "USERDATA")).await?;
+        let item = self.store.get(&TABLE, key(device_pk(id), "USERDATA")).await?;
         Ok(item.and_then(|item| Some(item.get("sealed")?.as_b().ok()?.clone().into_inner())))
     }
 
@@ -228,7 +217,7 @@ impl DeviceStore {
                 .expression_attribute_names("#version", "version")
                 .expression_attribute_values(":version", n(version)),
         };
-        Ok(TransactWriteItem::builder().put(built(put.build())?).build())
+        Ok(TransactWriteItem::builder().put(put.build()?).build())
     }
 
     fn listed(&self, list: &str, device: &Device) -> Result<TransactWriteItem, StoreError> {
@@ -238,13 +227,13 @@ impl DeviceStore {
     }
 
     fn put(&self, item: Item) -> Result<TransactWriteItem, StoreError> {
-        let put = Put::builder().table_name(self.table()).set_item(Some(item)).build();
-        Ok(TransactWriteItem::builder().put(built(put)?).build())
+        let put = Put::builder().table_name(self.table()).set_item(Some(item)).build()?;
+        Ok(TransactWriteItem::builder().put(put).build())
     }
 
     fn delete(&self, key: Item) -> Result<TransactWriteItem, StoreError> {
-        let delete = Delete::builder().table_name(self.table()).set_key(Some(key)).build();
-        Ok(TransactWriteItem::builder().delete(built(delete)?).build())
+        let delete = Delete::builder().table_name(self.table()).set_key(Some(key)).build()?;
+        Ok(TransactWriteItem::builder().delete(delete).build())
     }
 
     async fn put_alone(&self, item: TransactWriteItem) -> Result<(), StoreError> {
@@ -260,41 +249,6 @@ impl DeviceStore {
             .send()
             .await?;
         Ok(())
-    }
-
-    async fn transact(&self, items: Vec<TransactWriteItem>) -> Result<(), StoreError> {
-        self.store.client().transact_write_items().set_transact_items(Some(items)).send().await?;
-        Ok(())
-    }
-
-    async fn get(&self, key: HashMap<String, AttributeValue>) -> Result<Option<Item>, StoreError> {
-        let client = self.store.client();
-        let answer = client.get_item().table_name(self.table()).set_key(Some(key)).consistent_read(true).send().await?;
-        Ok(answer.item)
-    }
-
-    /// All items of a partition.
-    async fn query(&self, pk: &str) -> Result<Vec<Item>, StoreError> {
-        let mut items = Vec::new();
-        let mut start = None;
-        loop {
-            let page = self
-                .store
-                .client()
-                .query()
-                .table_name(self.table())
-                .key_condition_expression("pk = :pk")
-                .expression_attribute_values(":pk", s(pk))
-                .consistent_read(true)
-                .set_exclusive_start_key(start)
-                .send()
-                .await?;
-            items.extend(page.items.unwrap_or_default());
-            start = page.last_evaluated_key;
-            if start.is_none() {
-                return Ok(items);
-            }
-        }
     }
 }
 

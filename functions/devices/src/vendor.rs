@@ -8,7 +8,7 @@
 
 mod parse;
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use http::{Method, StatusCode};
 use jiff::Timestamp;
@@ -63,6 +63,21 @@ pub struct Create<'a> {
     pub termination_time: Option<Timestamp>,
 }
 
+/// A refusal: the vendor's words, and their status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said {
+    /// 4xx, or 503 where there is no capacity.
+    pub status: StatusCode,
+    /// Its words.
+    pub text: String,
+}
+
+impl fmt::Display for Said {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.text)
+    }
+}
+
 /// Why the vendor did not do what it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum VendorError {
@@ -93,16 +108,16 @@ pub enum VendorError {
     },
     /// There is no such thing.
     #[error("the vendor has no such thing: {0}")]
-    NotFound(String),
+    NotFound(Said),
     /// No server of the plan in the facility.
     #[error("{0}")]
-    OutOfCapacity(String),
+    OutOfCapacity(Said),
     /// The project may have no more.
     #[error("{0}")]
-    Quota(String),
+    Quota(Said),
     /// The plan, the facility or the operating system is not given.
     #[error("{0}")]
-    Place(String),
+    Place(Said),
     /// Anything else it does not accept.
     #[error("the vendor refused it ({status}): {text}")]
     Refused {
@@ -128,6 +143,33 @@ impl VendorError {
         matches!(self, Self::Upstream(_) | Self::Broken { .. } | Self::Limited { .. })
     }
 
+    /// The status of the answer, where there was one.
+    pub const fn status(&self) -> Option<StatusCode> {
+        match self {
+            Self::Upstream(UpstreamError::Unreadable { status, .. } | UpstreamError::BodyTooLarge { status, .. })
+            | Self::Broken { status, .. }
+            | Self::Denied { status, .. }
+            | Self::Refused { status, .. }
+            | Self::NotFound(Said { status, .. })
+            | Self::OutOfCapacity(Said { status, .. })
+            | Self::Quota(Said { status, .. })
+            | Self::Place(Said { status, .. }) => Some(*status),
+            Self::Upstream(UpstreamError::NotSent { .. } | UpstreamError::Unanswered { .. }) => None,
+            Self::Limited { .. } => Some(StatusCode::TOO_MANY_REQUESTS),
+        }
+    }
+
+    /// What can be kept of it: the vendor's words, where they may be shown, else ours.
+    pub fn words(&self) -> String {
+        match self {
+            Self::Broken { text, .. } | Self::Refused { text, .. } => text.clone(),
+            Self::NotFound(said) | Self::OutOfCapacity(said) | Self::Quota(said) | Self::Place(said) => {
+                said.text.clone()
+            }
+            Self::Upstream(_) | Self::Limited { .. } | Self::Denied { .. } => self.to_string(),
+        }
+    }
+
     /// For how long the vendor wants to be left alone.
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -143,7 +185,7 @@ pub enum Look {
     /// This.
     Seen(Box<Seen>),
     /// 404 or 403: it is gone, or it is kept from us.
-    Missing,
+    Missing(StatusCode),
 }
 
 impl Vendor {
@@ -182,7 +224,7 @@ impl Vendor {
     pub async fn catalog(&self) -> Result<Catalog, VendorError> {
         let plans = path(&["projects", &self.project, "plans"]);
         let facilities = path(&["projects", &self.project, "facilities"]);
-        let (systems, plans, facilities) = tokio::try_join!(
+        let ((_, systems), (_, plans), (_, facilities)) = tokio::try_join!(
             self.list("/operating-systems", "operating_systems", &[]),
             self.list(&plans, "plans", &[]),
             self.list(&facilities, "facilities", &[]),
@@ -194,7 +236,7 @@ impl Vendor {
     /// these pairs of plan and facility; and nothing is known where it does not answer either.
     pub async fn capacity(&self, pairs: &[(String, String)]) -> Result<Capacity, VendorError> {
         match self.json(Method::GET, "/capacity", None).await {
-            Ok(value) => return Ok(Capacity::parse(&value)),
+            Ok((_, value)) => return Ok(Capacity::parse(&value)),
             Err(error) if !is_absent(&error) => return Err(error),
             Err(_) => {}
         }
@@ -202,7 +244,7 @@ impl Vendor {
         for chunk in pairs.chunks(CAPACITY_CHUNK) {
             let question = capacity_question(chunk.iter().map(|(plan, facility)| (facility.as_str(), plan.as_str())));
             match self.json(Method::POST, "/capacity", Some(question)).await {
-                Ok(value) => capacity.learn(&value),
+                Ok((_, value)) => capacity.learn(&value),
                 Err(error) if is_absent(&error) => break,
                 Err(error) => return Err(error),
             }
@@ -227,21 +269,22 @@ impl Vendor {
             body["termination_time"] = json!(at.to_string());
         }
         let answer = self.json(Method::POST, &path(&["projects", &self.project, "devices"]), Some(body)).await;
-        let value = answer.map_err(|error| of_create(error, create))?;
-        Seen::parse(&value).ok_or_else(|| unreadable("a device without an id"))
+        let (status, value) = answer.map_err(|error| of_create(error, create))?;
+        Seen::parse(&value, status).ok_or_else(|| unreadable("a device without an id"))
     }
 
     /// One machine.
     pub async fn look(&self, id: &str) -> Result<Look, VendorError> {
         let path = format!("{}?include=provisioning_events", path(&["devices", id]));
         match self.json(Method::GET, &path, None).await {
-            Ok(value) => match Seen::parse(&value) {
+            Ok((status, value)) => match Seen::parse(&value, status) {
                 Some(seen) => Ok(Look::Seen(Box::new(seen))),
                 None => Err(unreadable("a device without an id")),
             },
-            Err(VendorError::NotFound(_) | VendorError::Denied { status: StatusCode::FORBIDDEN, .. }) => {
-                Ok(Look::Missing)
-            }
+            Err(
+                VendorError::NotFound(Said { status, .. })
+                | VendorError::Denied { status: status @ StatusCode::FORBIDDEN, .. },
+            ) => Ok(Look::Missing(status)),
             Err(error) => Err(error),
         }
     }
@@ -265,16 +308,16 @@ impl Vendor {
     async fn devices(&self, query: &[(&str, &str)]) -> Result<Vec<Seen>, VendorError> {
         // Without their events, a device that is being installed would seem to stand still.
         let query = [query, &[("include", "provisioning_events")]].concat();
-        let entries = self.list(&path(&["projects", &self.project, "devices"]), "devices", &query).await?;
-        Ok(entries.iter().filter_map(Seen::parse).collect())
+        let (status, entries) = self.list(&path(&["projects", &self.project, "devices"]), "devices", &query).await?;
+        Ok(entries.iter().filter_map(|entry| Seen::parse(entry, status)).collect())
     }
 
-    /// Takes a machine down, by force. Answers whether the vendor had it.
-    pub async fn delete(&self, id: &str) -> Result<bool, VendorError> {
+    /// Takes a machine down, by force. Answers with which status: that of a success, or 404 (410) where
+    /// the vendor does not have it.
+    pub async fn delete(&self, id: &str) -> Result<StatusCode, VendorError> {
         let path = format!("{}?force_delete=true", path(&["devices", id]));
         match self.json(Method::DELETE, &path, Some(json!({ "force_delete": true }))).await {
-            Ok(_) => Ok(true),
-            Err(VendorError::NotFound(_)) => Ok(false),
+            Ok((status, _)) | Err(VendorError::NotFound(Said { status, .. })) => Ok(status),
             Err(error) => Err(error),
         }
     }
@@ -282,14 +325,26 @@ impl Vendor {
     /// When the vendor takes the machine down by itself, from now on. Answers what it then says.
     pub async fn set_termination(&self, id: &str, at: Option<Timestamp>) -> Result<Option<Seen>, VendorError> {
         let body = json!({ "termination_time": at.map(|at| at.to_string()) });
-        let value = self.json(Method::PUT, &path(&["devices", id]), Some(body)).await?;
-        Ok(Seen::parse(&value))
+        let (status, value) = self.json(Method::PUT, &path(&["devices", id]), Some(body)).await?;
+        Ok(Seen::parse(&value, status))
     }
 
-    /// What has happened to a machine, by the vendor's word.
-    pub async fn events(&self, id: &str) -> Result<Vec<Event>, VendorError> {
-        let entries = self.list(&path(&["devices", id, "events"]), "events", &[]).await?;
-        Ok(entries.iter().filter_map(parse::event).collect())
+    /// What has happened to a machine, by the vendor's word; and the status of the answer.
+    pub async fn events(&self, id: &str) -> Result<(StatusCode, Vec<Event>), VendorError> {
+        let (status, entries) = self.list(&path(&["devices", id, "events"]), "events", &[]).await?;
+        Ok((status, entries.iter().filter_map(parse::event).collect()))
+    }
+
+    /// How a machine is, in the vendor's word, such as `ok`, `warning` or `critical`; nothing where the
+    /// vendor does not tell.
+    pub async fn health(&self, id: &str) -> Result<Option<String>, VendorError> {
+        match self.json(Method::GET, &path(&["devices", id, "diagnostics", "health", "rollup"]), None).await {
+            Ok((_, value)) => Ok(parse::health(&value)),
+            // To a token that may not see it, it is not offered either.
+            Err(VendorError::Denied { status: StatusCode::FORBIDDEN, .. }) => Ok(None),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Reboots a machine, or switches it on or off.
@@ -298,27 +353,32 @@ impl Vendor {
         self.json(Method::POST, &path(&["devices", id, "actions"]), Some(body)).await.map(drop)
     }
 
-    /// All entries of a list, over all its pages.
-    async fn list(&self, path: &str, key: &str, query: &[(&str, &str)]) -> Result<Vec<Value>, VendorError> {
+    /// All entries of a list, over all its pages; and the status of the last one.
+    async fn list(
+        &self,
+        path: &str,
+        key: &str,
+        query: &[(&str, &str)],
+    ) -> Result<(StatusCode, Vec<Value>), VendorError> {
         let filters: Vec<_> = query.iter().map(|(name, value)| format!("&{name}={}", encoded(value))).collect();
         let filter = filters.concat();
         let mut entries = Vec::new();
         for page in 1..=MOST_PAGES {
             let path = format!("{path}?per_page={PER_PAGE}&page={page}{filter}");
-            let value = self.json(Method::GET, &path, None).await?;
+            let (status, value) = self.json(Method::GET, &path, None).await?;
             let Some(page) = catalog::page(value, key, PER_PAGE) else {
                 return Err(unreadable(&format!("a list without `{key}`")));
             };
             let last = !page.more || page.entries.is_empty();
             entries.extend(page.entries);
             if last {
-                return Ok(entries);
+                return Ok((status, entries));
             }
         }
         Err(unreadable(&format!("a list of more than {MOST_PAGES} pages")))
     }
 
-    async fn json(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, VendorError> {
+    async fn json(&self, method: Method, path: &str, body: Option<Value>) -> Result<(StatusCode, Value), VendorError> {
         let limit = if method == Method::GET { LIST_LIMIT } else { ANSWER_LIMIT };
         let body = body.map(|body| body.to_string().into_bytes());
         let answer = self.upstream.with_body_limit(limit).send(method, path, body, self.timeout).await?;
@@ -332,22 +392,22 @@ fn encoded(text: &str) -> String {
     path(&[text]).trim_start_matches('/').to_owned()
 }
 
-/// The JSON of a good answer; else what is wrong. An empty body is as good as null.
-fn read(answer: &Answer) -> Result<Value, VendorError> {
-    if answer.status.is_success() {
+/// The JSON of a good answer, with its status; else what is wrong. An empty body is as good as null.
+fn read(answer: &Answer) -> Result<(StatusCode, Value), VendorError> {
+    let status = answer.status;
+    if status.is_success() {
         if answer.body.iter().all(u8::is_ascii_whitespace) {
-            return Ok(Value::Null);
+            return Ok((status, Value::Null));
         }
-        return Ok(answer.json()?);
+        return Ok((status, answer.json()?));
     }
     let text = parse::words(&answer.body);
-    let status = answer.status;
     if parse::says_out_of_capacity(status, &text) {
-        return Err(VendorError::OutOfCapacity(text));
+        return Err(VendorError::OutOfCapacity(Said { status, text }));
     }
     Err(match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => VendorError::Denied { status, text },
-        StatusCode::NOT_FOUND | StatusCode::GONE => VendorError::NotFound(text),
+        StatusCode::NOT_FOUND | StatusCode::GONE => VendorError::NotFound(Said { status, text }),
         StatusCode::TOO_MANY_REQUESTS => VendorError::Limited { retry_after: answer.retry_after },
         StatusCode::REQUEST_TIMEOUT => VendorError::Broken { status, text },
         status if status.is_client_error() => VendorError::Refused { status, text },
@@ -366,17 +426,20 @@ fn of_create(error: VendorError, create: &Create<'_>) -> VendorError {
         VendorError::Refused { status, text } => {
             let candidate = create.candidate;
             if parse::says_quota(&text) {
-                VendorError::Quota(scrub(text))
+                VendorError::Quota(Said { status, text: scrub(text) })
             } else if parse::names_place(&text, [&candidate.os, &candidate.plan, &candidate.facility]) {
-                VendorError::Place(scrub(text))
+                VendorError::Place(Said { status, text: scrub(text) })
             } else {
                 VendorError::Refused { status, text: scrub(text) }
             }
         }
         VendorError::Broken { status, text } => VendorError::Broken { status, text: scrub(text) },
-        VendorError::OutOfCapacity(text) => VendorError::OutOfCapacity(scrub(text)),
-        VendorError::NotFound(text) => {
-            VendorError::NotFound(format!("{}; is {} the id of a project of this token?", scrub(text), config::PROJECT))
+        VendorError::OutOfCapacity(Said { status, text }) => {
+            VendorError::OutOfCapacity(Said { status, text: scrub(text) })
+        }
+        VendorError::NotFound(Said { status, text }) => {
+            let text = format!("{}; is {} the id of a project of this token?", scrub(text), config::PROJECT);
+            VendorError::NotFound(Said { status, text })
         }
         other => other,
     }
@@ -427,7 +490,29 @@ mod tests {
     #[test]
     fn what_the_vendor_says_of_a_refused_token_is_not_repeated() {
         let text = "Invalid token `tok-1234`".to_owned();
-        let shown = VendorError::Denied { status: StatusCode::UNAUTHORIZED, text }.to_string();
-        assert!(shown.contains("MUSTER_PACKET_TOKEN") && !shown.contains("tok-1234"), "{shown}");
+        let denied = VendorError::Denied { status: StatusCode::UNAUTHORIZED, text };
+        for shown in [denied.to_string(), denied.words()] {
+            assert!(shown.contains("MUSTER_PACKET_TOKEN") && !shown.contains("tok-1234"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_kept_with_its_status_and_the_vendors_own_words() {
+        let (status, text) = (StatusCode::SERVICE_UNAVAILABLE, "none left".to_owned());
+        let said = Said { status, text: text.clone() };
+        for error in [
+            VendorError::Broken { status, text: text.clone() },
+            VendorError::Refused { status, text },
+            VendorError::NotFound(said.clone()),
+            VendorError::OutOfCapacity(said.clone()),
+            VendorError::Quota(said.clone()),
+            VendorError::Place(said),
+        ] {
+            assert_eq!((error.status(), error.words().as_str()), (Some(status), "none left"), "{error:?}");
+        }
+        assert_eq!(VendorError::Limited { retry_after: None }.status(), Some(StatusCode::TOO_MANY_REQUESTS));
+        assert_eq!(unreadable("x").status(), Some(StatusCode::OK));
+        let lost = UpstreamError::Unanswered { reason: "no answer in time".to_owned() };
+        assert_eq!(VendorError::from(lost).status(), None);
     }
 }

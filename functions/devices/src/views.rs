@@ -9,12 +9,17 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
-    catalog::Price,
+    catalog::{Dollars, Price},
+    cost::Cost,
     device::{Address, Attempt, Code, Device, Event, Machine, Reason, Source, Stage, State, Then},
+    record::{Health, StateSeen, VendorAnswer},
     request::Request,
     select::Candidate,
     store::Whole,
 };
+
+/// Where devices are.
+pub(crate) const COLLECTION: &str = "/api/v1/devices";
 
 /// How large an answer may be as the load balancer counts it, in bytes; the rest is for what is around
 /// it.
@@ -77,6 +82,10 @@ pub struct DeviceView {
     pub overdue: bool,
     /// What happens when.
     pub deadlines: Deadlines,
+    /// US dollars that the machines of all attempts have cost so far: computed, not invoiced. Those that
+    /// a create which was carried out twice made besides are not in it.
+    #[schema(value_type = f64)]
+    pub cost_usd: Dollars,
     /// Those that have ended, in order, then the present one.
     pub attempts: Vec<AttemptView>,
 }
@@ -135,11 +144,72 @@ pub struct AttemptView {
     /// The vendor's id of its machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine_id: Option<String>,
+    /// For how many seconds the machine was there, from its creation until the vendor confirmed that it
+    /// was gone, or until now.
+    pub machine_seconds: u64,
+    /// US dollars: the price for these seconds. Computed, not invoiced.
+    #[schema(value_type = f64)]
+    pub cost_usd: Dollars,
+    /// Hours that have begun: what vendors bill.
+    pub billed_hours: u64,
+    /// The path of its whole record.
+    pub record: String,
     /// The last entries of its time line, at most 20, newest last. All of them are at
     /// `/api/v1/devices/{id}/events`.
     pub events: Vec<EventView>,
     /// How many entries its time line has.
     pub events_total: usize,
+}
+
+/// All that is kept of one attempt: the diagnostic record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = DeviceAttemptRecord)]
+pub struct AttemptRecord {
+    /// The device that it is an attempt of.
+    pub device_id: Uuid,
+    /// The first is 1.
+    pub number: u32,
+    /// What was tried.
+    pub combination: Candidate,
+    /// RFC 3339, UTC.
+    #[schema(value_type = String, format = DateTime)]
+    pub started_at: Timestamp,
+    /// When its machine was first said to be up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub up_at: Option<Timestamp>,
+    /// When it came up, or when the vendor had confirmed that nothing was left of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub ended_at: Option<Timestamp>,
+    /// How it ended.
+    pub outcome: AttemptOutcome,
+    /// Why it ended so, or why it is being taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// How far its installation came, 0 to 100.
+    #[schema(maximum = 100)]
+    pub percent: u8,
+    /// Its machine as last seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<Machine>,
+    /// The vendor's words for the machine's state, each with when it was first seen.
+    pub states: Vec<StateSeen>,
+    /// How the vendor found the machine to be before it was taken back, where it tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
+    /// The vendor's last answers that mattered, newest last.
+    pub last_answers: Vec<VendorAnswer>,
+    /// For how many seconds the machine was there, from its creation until the vendor confirmed that it
+    /// was gone, or until now.
+    pub machine_seconds: u64,
+    /// US dollars: the price for these seconds. Computed, not invoiced.
+    #[schema(value_type = f64)]
+    pub cost_usd: Dollars,
+    /// Hours that have begun: what vendors bill.
+    pub billed_hours: u64,
+    /// Its time line, newest last.
+    pub events: Vec<EventView>,
 }
 
 /// How an attempt ended.
@@ -216,9 +286,9 @@ pub struct DeviceSummary {
     pub reason: Option<Reason>,
 }
 
-/// A device with its attempts; of their events as many as fit into one answer.
-pub(crate) fn view(whole: &Whole) -> DeviceView {
-    let mut view = with_events(whole, EVENTS_SHOWN[0]);
+/// A device with its attempts, as they are `now`; of their events as many as fit into one answer.
+pub(crate) fn view(whole: &Whole, now: Timestamp) -> DeviceView {
+    let mut view = with_events(whole, EVENTS_SHOWN[0], now);
     for shown in &EVENTS_SHOWN[1..] {
         if size(&view) <= ROOM {
             break;
@@ -230,7 +300,7 @@ pub(crate) fn view(whole: &Whole) -> DeviceView {
     view
 }
 
-fn with_events(whole: &Whole, shown: usize) -> DeviceView {
+fn with_events(whole: &Whole, shown: usize, now: Timestamp) -> DeviceView {
     let device = &whole.device;
     let state = device.state();
     let over = matches!(state, State::Deleted | State::Failed);
@@ -258,7 +328,8 @@ fn with_events(whole: &Whole, shown: usize) -> DeviceView {
         after_deletion,
         overdue,
         deadlines: deadlines(device),
-        attempts: attempts(whole).map(|attempt| attempt_view(attempt, shown)).collect(),
+        cost_usd: attempts(whole).map(|attempt| Cost::of(device, attempt, now).dollars).sum(),
+        attempts: attempts(whole).map(|attempt| attempt_view(device, attempt, shown, now)).collect(),
     }
 }
 
@@ -296,15 +367,47 @@ fn attempts(whole: &Whole) -> impl Iterator<Item = &Attempt> {
     ended.chain(present)
 }
 
-fn attempt_view(attempt: &Attempt, shown: usize) -> AttemptView {
-    let Candidate { os, plan, facility, price, .. } = &attempt.candidate;
-    let events_total = attempt.events.len();
-    let outcome = match (attempt.ended_at, attempt.reason.as_ref().map(|reason| reason.code)) {
+fn outcome(attempt: &Attempt) -> AttemptOutcome {
+    match (attempt.ended_at, attempt.reason.as_ref().map(|reason| reason.code)) {
         (None, _) => AttemptOutcome::InProgress,
         (Some(_), Some(Code::CameUp)) => AttemptOutcome::CameUp,
         (Some(_), Some(Code::Deleted)) => AttemptOutcome::Cancelled,
         (Some(_), _) => AttemptOutcome::Failed,
-    };
+    }
+}
+
+/// The whole record of an attempt, as it is `now`; none where there is no such attempt.
+pub(crate) fn record(whole: &Whole, number: u32, now: Timestamp) -> Option<AttemptRecord> {
+    let device = &whole.device;
+    let attempt = attempts(whole).find(|attempt| attempt.number == number)?;
+    let cost = Cost::of(device, attempt, now);
+    let mut events: Vec<_> = attempt.events.iter().map(|it| event(it, None)).collect();
+    events.sort_by_key(|event| event.at);
+    Some(AttemptRecord {
+        device_id: device.id,
+        number,
+        combination: attempt.candidate.clone(),
+        started_at: attempt.started_at,
+        up_at: attempt.up_at,
+        ended_at: attempt.ended_at,
+        outcome: outcome(attempt),
+        reason: attempt.reason.clone(),
+        percent: attempt.percent.min(100),
+        machine: attempt.machine.clone(),
+        states: attempt.states.clone(),
+        health: attempt.health.clone(),
+        last_answers: attempt.last_answers.clone(),
+        machine_seconds: cost.seconds,
+        cost_usd: cost.dollars,
+        billed_hours: cost.billed_hours,
+        events,
+    })
+}
+
+fn attempt_view(device: &Device, attempt: &Attempt, shown: usize, now: Timestamp) -> AttemptView {
+    let Candidate { os, plan, facility, price, .. } = &attempt.candidate;
+    let events_total = attempt.events.len();
+    let cost = Cost::of(device, attempt, now);
     AttemptView {
         number: attempt.number,
         os: os.clone(),
@@ -313,10 +416,14 @@ fn attempt_view(attempt: &Attempt, shown: usize) -> AttemptView {
         price: *price,
         started_at: attempt.started_at,
         ended_at: attempt.ended_at,
-        outcome,
+        outcome: outcome(attempt),
         reason: attempt.reason.clone(),
         percent: attempt.percent.min(100),
         machine_id: attempt.machine.as_ref().map(|machine| machine.id.clone()),
+        machine_seconds: cost.seconds,
+        cost_usd: cost.dollars,
+        billed_hours: cost.billed_hours,
+        record: format!("{COLLECTION}/{}/attempts/{}", device.id, attempt.number),
         events: attempt.events.iter().skip(events_total.saturating_sub(shown)).map(|it| event(it, None)).collect(),
         events_total,
     }

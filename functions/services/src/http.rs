@@ -4,7 +4,7 @@ mod alerts;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fmt::Write as _,
+    fmt,
     net::IpAddr,
     sync::Arc,
     time::Duration,
@@ -14,14 +14,14 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use http::{Method, StatusCode};
+use http::Method;
 use jiff::Timestamp;
 use kit::{
     access::Caller,
     clock::Clock,
     http::{Routes, Scope},
     json::{Params, PathParams},
-    paging::{Binding, Page, limit, linked},
+    paging::{Binding, Here, Page, limit, linked},
     problem::Problem,
 };
 use serde::{Deserialize, Serialize};
@@ -147,12 +147,8 @@ impl From<CpxError> for Problem {
     }
 }
 
-/// 400: a query parameter that cannot be used.
-fn bad(name: &str, words: impl Into<String>) -> Problem {
-    let words = format!("{name}: {}", words.into());
-    Problem::new(StatusCode::BAD_REQUEST, "bad-parameter", "A query parameter is not allowed")
-        .detail(words.clone())
-        .error(format!("?{name}"), words)
+fn bad(name: &str, words: impl fmt::Display) -> Problem {
+    Problem::bad_parameter(name, format!("{name}: {words}"))
 }
 
 #[derive(Debug, Deserialize)]
@@ -194,7 +190,7 @@ impl Place {
 /// The list is a live reading. A next page is of the reading of its own time: with `sort=ip` none is
 /// skipped or listed twice, by a load that moves one may be.
 #[utoipa::path(
-    get, path = "/api/v1/servers", tag = "services",
+    get, path = "/api/v1/servers", operation_id = "list_servers", tag = "services",
     params(
         ("service" = Option<String>, Query, description = "Only servers of this service"),
         ("status" = Option<Status>, Query, description = "Only servers with this status"),
@@ -256,24 +252,7 @@ async fn servers(
         .with("cpu_threshold", params.cpu_threshold)
         .with("memory_threshold", params.memory_threshold)
         .with("max_age_seconds", params.max_age_seconds);
-    Ok(linked(axum::Json(Servers { items, reading }).into_response(), &here.0, next.as_deref()))
-}
-
-/// A path with its query, for the link to the next page.
-struct Here(String);
-
-impl Here {
-    fn new(path: &str, size: usize) -> Self {
-        Self(format!("{path}?limit={size}"))
-    }
-
-    fn with(mut self, name: &str, value: Option<impl ToString>) -> Self {
-        if let Some(value) = value {
-            // Writing to a string cannot fail.
-            let _ = write!(self.0, "&{name}={}", &kit::upstream::path(&[&value.to_string()])[1..]);
-        }
-        self
-    }
+    Ok(linked(axum::Json(Servers { items, reading }).into_response(), here, next.as_deref()))
 }
 
 fn parse_sort(text: &str) -> Result<(Sort, bool), Problem> {
@@ -302,7 +281,7 @@ struct ServerHistoryParams {
 
 /// The minutes in which a server was not healthy, newest first. Kept for 14 days.
 #[utoipa::path(
-    get, path = "/api/v1/servers/{ip}/history", tag = "services",
+    get, path = "/api/v1/servers/{ip}/history", operation_id = "show_server_history", tag = "services",
     params(
         ("ip" = String, Path),
         ("window" = Option<String>, Query, description = "How far back, 1m to 14d; 1h"),
@@ -333,8 +312,8 @@ async fn server_history(
     let (minutes, next) = watch.store()?.sick_minutes(ip, (from, to), size, after.as_deref()).await?;
     let items = minutes.into_iter().map(views::sick_minute).collect();
     let page: Page<SickMinuteView> = Page { items, next_cursor: next.map(|sk| binding.cursor(&sk)) };
-    let here = Here::new(&format!("/api/v1/servers/{ip}/history"), size as usize).with("window", window);
-    Ok(page.answer(&here.0))
+    let here = Here::new(format!("/api/v1/servers/{ip}/history"), size).with("window", window);
+    Ok(page.answer(here))
 }
 
 #[derive(Debug, Deserialize)]
@@ -364,7 +343,7 @@ fn records(seen: &Seen) -> HashMap<&ServiceName, &Record> {
 
 /// Every service: its servers, its averages over those that reported, what has changed.
 #[utoipa::path(
-    get, path = "/api/v1/services", tag = "services",
+    get, path = "/api/v1/services", operation_id = "list_services", tag = "services",
     params(
         ("cpu_threshold" = Option<f64>, Query, description = "Above how many per cent of CPU a server, or an average, is unhealthy; 90"),
         ("memory_threshold" = Option<f64>, Query, description = "The same of memory; 90"),
@@ -403,7 +382,7 @@ async fn services(
         .with("cpu_threshold", params.cpu_threshold)
         .with("memory_threshold", params.memory_threshold)
         .with("max_age_seconds", params.max_age_seconds);
-    Ok(linked(axum::Json(Services { items, reading }).into_response(), &here.0, next.as_deref()))
+    Ok(linked(axum::Json(Services { items, reading }).into_response(), here, next.as_deref()))
 }
 
 #[derive(Debug, Deserialize)]
@@ -420,7 +399,7 @@ fn no_service(name: &str) -> Problem {
 
 /// One service and its servers.
 #[utoipa::path(
-    get, path = "/api/v1/services/{name}", tag = "services",
+    get, path = "/api/v1/services/{name}", operation_id = "show_service", tag = "services",
     params(
         ("name" = String, Path),
         ("cpu_threshold" = Option<f64>, Query, description = "Above how many per cent of CPU a server, or an average, is unhealthy; 90"),
@@ -465,7 +444,7 @@ fn window(text: Option<&str>, now: Timestamp) -> Result<(Timestamp, Timestamp), 
 
 /// How a service was, minute by minute, at most 500 points. Kept for 14 days.
 #[utoipa::path(
-    get, path = "/api/v1/services/{name}/history", tag = "services",
+    get, path = "/api/v1/services/{name}/history", operation_id = "show_service_history", tag = "services",
     params(
         ("name" = String, Path),
         ("window" = Option<String>, Query, description = "How far back, 1m to 14d; 1h"),
@@ -512,7 +491,7 @@ struct UnhealthyParams {
 /// The services with fewer healthy servers than wanted, those with the fewest first. A server that
 /// is unknown is not healthy.
 #[utoipa::path(
-    get, path = "/api/v1/unhealthy-services", tag = "services",
+    get, path = "/api/v1/unhealthy-services", operation_id = "list_unhealthy_services", tag = "services",
     params(
         ("min_healthy" = Option<u32>, Query, description = "Fewer healthy servers than this are too few, 0 to 10000; 2"),
         ("cpu_threshold" = Option<f64>, Query, description = "Above how many per cent of CPU a server is unhealthy; 90"),
@@ -569,5 +548,5 @@ async fn unhealthy(
         .with("cpu_threshold", params.cpu_threshold)
         .with("memory_threshold", params.memory_threshold)
         .with("max_age_seconds", params.max_age_seconds);
-    Ok(linked(axum::Json(ShortServices { items, min_healthy, reading }).into_response(), &here.0, next.as_deref()))
+    Ok(linked(axum::Json(ShortServices { items, min_healthy, reading }).into_response(), here, next.as_deref()))
 }

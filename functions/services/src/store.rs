@@ -19,7 +19,9 @@ use std::{
 
 use aws_sdk_dynamodb::primitives::Blob;
 use jiff::{SignedDuration, Timestamp};
-use kit::dynamo::{AttributeValue, Item, Store, StoreError, TableDef, from_item, from_items, n, s, to_item};
+use kit::dynamo::{
+    AttributeValue, Item, Store, StoreError, TableDef, all, from_items, key, n, s, sort_key, to_item, was_written,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -186,10 +188,6 @@ struct Row {
     notice: Option<Outgoing>,
 }
 
-fn key(pk: impl Into<String>, sk: impl Into<String>) -> HashMap<String, AttributeValue> {
-    HashMap::from([("pk".to_owned(), s(pk)), ("sk".to_owned(), s(sk))])
-}
-
 /// A minute as a sort key. Whole seconds, so that texts are in the order of time.
 pub(crate) fn slot_sk(slot: Timestamp) -> String {
     slot.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
@@ -237,7 +235,7 @@ impl ServiceStore {
 
     /// Everything kept of the services, by name, and of CPX itself, in front.
     pub async fn records(&self) -> Result<Vec<Record>, StoreError> {
-        let rows: Vec<Row> = from_items(self.all(&self.services_pk()).await?)?;
+        let rows: Vec<Row> = from_items(self.store.partition(&TABLE, self.services_pk()).await?)?;
         let record = |row: Row| {
             let Row { sk, kept, silence, notice } = row;
             Some(Record { subject: Subject::of(&sk)?, kept, silence, notice })
@@ -250,8 +248,8 @@ impl ServiceStore {
     /// Where servers belonged when they said so last.
     pub async fn members(&self) -> Result<Members, StoreError> {
         let mut members = Members::new();
-        for item in self.all(&format!("MEMBERS#{}", self.cpx)).await? {
-            let name = item.get("sk").and_then(|sk| sk.as_s().ok()?.clone().try_into().ok());
+        for item in self.store.partition(&TABLE, format!("MEMBERS#{}", self.cpx)).await? {
+            let name = sort_key(&item).and_then(|sk| sk.to_owned().try_into().ok());
             let ips = item.get("ips").and_then(|ips| ips.as_b().ok());
             let (Some(name), Some(ips)) = (name, ips) else {
                 return Err(StoreError::Malformed { detail: "the members of a service".to_owned() });
@@ -280,31 +278,6 @@ impl ServiceStore {
         Ok(())
     }
 
-    /// All items of a partition.
-    async fn all(&self, pk: &str) -> Result<Vec<Item>, StoreError> {
-        let mut items = Vec::new();
-        let mut start = None;
-        loop {
-            let page = self
-                .store
-                .client()
-                .query()
-                .table_name(self.table())
-                .key_condition_expression("pk = :pk")
-                .expression_attribute_values(":pk", s(pk))
-                // The next step of an alert must not begin from the one before the last.
-                .consistent_read(true)
-                .set_exclusive_start_key(start)
-                .send()
-                .await?;
-            items.extend(page.items.unwrap_or_default());
-            start = page.last_evaluated_key;
-            if start.is_none() {
-                return Ok(items);
-            }
-        }
-    }
-
     /// Takes the work of the minute `slot` upon us, at `now`.
     pub async fn claim(&self, slot: Timestamp, now: Timestamp) -> Result<Claim, StoreError> {
         let claimed = self
@@ -322,13 +295,8 @@ impl ServiceStore {
             .expression_attribute_values(":now", n(now.as_second()))
             .expression_attribute_values(":no", AttributeValue::Bool(false))
             .send()
-            .await
-            .map_err(StoreError::from);
-        match claimed {
-            Ok(_) => Ok(Claim::Ours),
-            Err(StoreError::ConditionFailed { .. }) => Ok(Claim::Taken),
-            Err(error) => Err(error),
-        }
+            .await;
+        Ok(if was_written(claimed)? { Claim::Ours } else { Claim::Taken })
     }
 
     /// The work of the minute `slot` is done.
@@ -344,13 +312,9 @@ impl ServiceStore {
             .expression_attribute_values(":slot", s(slot_sk(slot)))
             .expression_attribute_values(":yes", AttributeValue::Bool(true))
             .send()
-            .await
-            .map_err(StoreError::from);
-        match done {
-            // A later minute has begun meanwhile.
-            Err(StoreError::ConditionFailed { .. }) => Ok(()),
-            other => other.map(|_| ()),
-        }
+            .await;
+        // Where it was not, a later minute has begun meanwhile.
+        was_written(done).map(drop)
     }
 
     /// Keeps the snapshot of a service in the minute `sample.at`, unless one is there.
@@ -369,11 +333,7 @@ impl ServiceStore {
         item.extend(key);
         item.insert("ttl".to_owned(), n((at + KEPT).as_second()));
         let put = self.store.client().put_item().table_name(self.table()).set_item(Some(item));
-        let put = put.condition_expression("attribute_not_exists(pk)").send().await.map_err(StoreError::from);
-        match put {
-            Err(StoreError::ConditionFailed { .. }) => Ok(()),
-            other => other.map(|_| ()),
-        }
+        was_written(put.condition_expression("attribute_not_exists(pk)").send().await).map(drop)
     }
 
     /// Writes what the minute `slot` has brought, and what is to be told of it, unless the record
@@ -406,13 +366,8 @@ impl ServiceStore {
             .set_expression_attribute_names(Some(names))
             .set_expression_attribute_values(Some(values))
             .send()
-            .await
-            .map_err(StoreError::from);
-        match written {
-            Ok(_) => Ok(true),
-            Err(StoreError::ConditionFailed { .. }) => Ok(false),
-            Err(error) => Err(error),
-        }
+            .await;
+        was_written(written)
     }
 
     /// Strikes off where an event has been sent; `left` is where it has not.
@@ -434,10 +389,7 @@ impl ServiceStore {
                 .update_expression("SET notice.channels = :left")
                 .expression_attribute_values(":left", channels.unwrap_or(AttributeValue::Null(true)))
         };
-        match update.send().await.map_err(StoreError::from) {
-            Err(StoreError::ConditionFailed { .. }) => Ok(()),
-            other => other.map(|_| ()),
-        }
+        was_written(update.send().await).map(drop)
     }
 
     /// Silences an alert, or ends that. Answers whether there is such an alert.
@@ -455,11 +407,7 @@ impl ServiceStore {
                 .update_expression("SET silence = :silence")
                 .expression_attribute_values(":silence", AttributeValue::M(to_item(silence)?)),
         };
-        match update.send().await.map_err(StoreError::from) {
-            Ok(_) => Ok(true),
-            Err(StoreError::ConditionFailed { .. }) => Ok(false),
-            Err(error) => Err(error),
-        }
+        was_written(update.send().await)
     }
 
     /// The snapshots of a service from `from` to `to`, oldest first.
@@ -469,29 +417,16 @@ impl ServiceStore {
         from: Timestamp,
         to: Timestamp,
     ) -> Result<Vec<Sample>, StoreError> {
-        let mut samples = Vec::new();
-        let mut start = None;
-        loop {
-            let page = self
-                .store
-                .client()
-                .query()
-                .table_name(self.table())
-                .key_condition_expression("pk = :pk AND sk BETWEEN :from AND :to")
-                .expression_attribute_values(":pk", s(self.history_pk(service)))
-                .expression_attribute_values(":from", s(slot_sk(from)))
-                .expression_attribute_values(":to", s(slot_sk(to)))
-                .set_exclusive_start_key(start)
-                .send()
-                .await?;
-            for item in page.items.unwrap_or_default() {
-                samples.push(from_item(item)?);
-            }
-            start = page.last_evaluated_key;
-            if start.is_none() {
-                return Ok(samples);
-            }
-        }
+        let query = self
+            .store
+            .client()
+            .query()
+            .table_name(self.table())
+            .key_condition_expression("pk = :pk AND sk BETWEEN :from AND :to")
+            .expression_attribute_values(":pk", s(self.history_pk(service)))
+            .expression_attribute_values(":from", s(slot_sk(from)))
+            .expression_attribute_values(":to", s(slot_sk(to)));
+        from_items(all(query).await?)
     }
 
     /// A page of the minutes in which a server was not healthy, newest first, after the sort key
@@ -517,7 +452,7 @@ impl ServiceStore {
             .limit(i32::try_from(limit).unwrap_or(i32::MAX))
             .send()
             .await?;
-        let next = page.last_evaluated_key.and_then(|key| key.get("sk")?.as_s().ok().cloned());
+        let next = page.last_evaluated_key.as_ref().and_then(sort_key).map(str::to_owned);
         Ok((from_items(page.items.unwrap_or_default())?, next))
     }
 }

@@ -132,7 +132,7 @@ pub enum Via {
 
 /// Reverses and shouts a text.
 #[utoipa::path(
-    post, path = "/api/v1/shout", tag = "shout", request_body = ShoutRequest,
+    post, path = "/api/v1/shout", operation_id = "shout", tag = "shout", request_body = ShoutRequest,
     responses(
         (status = 200, body = ShoutAnswer),
         (status = 413, description = "More than 64 KiB", body = Problem),

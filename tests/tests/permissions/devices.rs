@@ -197,6 +197,7 @@ async fn http_does_everything(world: &World, up: &str) {
     http.call(Method::GET, ONE, &[&first], "", &[("prefer", "wait=1")], None).await.expect(200);
     http.get(ONE, &[NOBODYS], "").await.expect(404);
     http.get(&format!("{ONE}/events"), &[up], "?limit=1").await.expect(200);
+    http.get(&format!("{ONE}/attempts/{{number}}"), &[up, "1"], "").await.expect(200);
     http.get(COLLECTION, &[], "?state=Active").await.expect(200);
     let page = http.get(COLLECTION, &[], "?limit=1").await.expect(200);
     let next = page.link.as_deref().and_then(|link| link.split(['?', '>']).nth(1)).unwrap();

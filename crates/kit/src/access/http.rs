@@ -14,7 +14,7 @@ use super::{ADMIN, Access, ApiKey, NewKey, keys::is_id};
 use crate::{
     http::{Routes, Scope},
     json::{Json, Params, PathParams},
-    paging::{Binding, Page, limit},
+    paging::{Binding, Here, Page, limit},
     problem::Problem,
 };
 
@@ -76,7 +76,7 @@ pub struct Docs;
 
 /// Makes a key; the only answer that has its token.
 #[utoipa::path(
-    post, path = "/api/v1/keys", tag = "keys", request_body = NewKey,
+    post, path = "/api/v1/keys", operation_id = "create_key", tag = "keys", request_body = NewKey,
     responses((status = 201, body = KeyView), (status = 422, body = Problem)),
     security(("key" = ["admin"]))
 )]
@@ -95,7 +95,7 @@ struct ListParams {
 
 /// Lists keys, revoked ones for 30 days.
 #[utoipa::path(
-    get, path = "/api/v1/keys", tag = "keys",
+    get, path = "/api/v1/keys", operation_id = "list_keys", tag = "keys",
     params(
         ("limit" = Option<u32>, Query, description = "1 to 500, default 50"),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
@@ -115,12 +115,12 @@ async fn list(State(access): State<Access>, Params(params): Params<ListParams>) 
     }
     let page =
         Page { items: keys.into_iter().map(KeyView::from).collect(), next_cursor: next.map(|id| binding.cursor(&id)) };
-    Ok(page.answer(&format!("/api/v1/keys?limit={size}")))
+    Ok(page.answer(Here::new("/api/v1/keys", size)))
 }
 
 /// Revokes a key; again is the same as once. Elsewhere it may be accepted for another minute.
 #[utoipa::path(
-    delete, path = "/api/v1/keys/{id}", tag = "keys", params(("id" = String, Path)),
+    delete, path = "/api/v1/keys/{id}", operation_id = "revoke_key", tag = "keys", params(("id" = String, Path)),
     responses((status = 204), (status = 404, body = Problem)),
     security(("key" = ["admin"]))
 )]

@@ -1,8 +1,7 @@
 //! API keys in the store: what is kept of one, and how they are made, listed and revoked.
 
-use std::{collections::HashMap, fmt::Write as _};
+use std::fmt::Write as _;
 
-use aws_sdk_dynamodb::types::AttributeValue;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jiff::{Timestamp, ToSpan};
 use rand::{RngCore, TryRngCore, rngs::OsRng};
@@ -11,7 +10,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::{
-    dynamo::{Store, StoreError, TableDef},
+    dynamo::{Item, Store, StoreError, TableDef, from_item, from_items, key, n, s, sort_key, to_item, was_written},
     problem::Problem,
 };
 
@@ -158,11 +157,11 @@ impl KeyStore {
             revoked_at: None,
             id,
         };
-        let mut item: HashMap<String, AttributeValue> = serde_dynamo::to_item(&key).map_err(StoreError::from)?;
-        item.insert("pk".to_owned(), AttributeValue::S(PARTITION.to_owned()));
+        let mut item = to_item(&key)?;
+        item.insert("pk".to_owned(), s(PARTITION));
         if let Some(expires_at) = key.expires_at {
             let ttl = (expires_at + (24 * KEPT_DAYS).hours()).as_second();
-            item.insert("ttl".to_owned(), AttributeValue::N(ttl.to_string()));
+            item.insert("ttl".to_owned(), n(ttl));
         }
         self.store
             .client()
@@ -179,16 +178,8 @@ impl KeyStore {
 
     /// The key with this id.
     pub async fn get(&self, id: &str) -> Result<Option<ApiKey>, StoreError> {
-        let item = self
-            .store
-            .client()
-            .get_item()
-            .table_name(self.store.table(&TABLE))
-            .set_key(Some(item_key(id)))
-            .send()
-            .await?
-            .item;
-        Ok(item.map(serde_dynamo::from_item).transpose()?)
+        let get = self.store.client().get_item().table_name(self.store.table(&TABLE)).set_key(Some(item_key(id)));
+        get.send().await?.item.map(from_item).transpose()
     }
 
     /// Up to `limit` keys after the id `after`, and where to go on.
@@ -199,14 +190,13 @@ impl KeyStore {
             .query()
             .table_name(self.store.table(&TABLE))
             .key_condition_expression("pk = :pk")
-            .expression_attribute_values(":pk", AttributeValue::S(PARTITION.to_owned()))
+            .expression_attribute_values(":pk", s(PARTITION))
             .set_exclusive_start_key(after.map(item_key))
             .limit(i32::try_from(limit).unwrap_or(i32::MAX))
             .send()
             .await?;
-        let next = page.last_evaluated_key.and_then(|key| key.get("sk")?.as_s().ok().cloned());
-        let keys = serde_dynamo::from_items(page.items.unwrap_or_default())?;
-        Ok((keys, next))
+        let next = page.last_evaluated_key.as_ref().and_then(sort_key).map(str::to_owned);
+        Ok((from_items(page.items.unwrap_or_default())?, next))
     }
 
     /// Revokes a key; again is the same as once.
@@ -215,7 +205,7 @@ impl KeyStore {
             return Err(KeyError::Unknown(id.to_owned()));
         }
         let ttl = (now + (24 * KEPT_DAYS).hours()).as_second();
-        let result = self
+        let revoked = self
             .store
             .client()
             .update_item()
@@ -224,16 +214,11 @@ impl KeyStore {
             .condition_expression("attribute_exists(pk)")
             .update_expression("SET revoked_at = if_not_exists(revoked_at, :now), #ttl = :ttl")
             .expression_attribute_names("#ttl", "ttl")
-            .expression_attribute_values(":now", AttributeValue::S(now.to_string()))
-            .expression_attribute_values(":ttl", AttributeValue::N(ttl.to_string()))
+            .expression_attribute_values(":now", s(now.to_string()))
+            .expression_attribute_values(":ttl", n(ttl))
             .send()
-            .await
-            .map_err(StoreError::from);
-        match result {
-            Ok(_) => Ok(()),
-            Err(StoreError::ConditionFailed { .. }) => Err(KeyError::Unknown(id.to_owned())),
-            Err(error) => Err(error.into()),
-        }
+            .await;
+        if was_written(revoked)? { Ok(()) } else { Err(KeyError::Unknown(id.to_owned())) }
     }
 
     /// Whether there is any key at all.
@@ -282,11 +267,8 @@ fn check(new: &NewKey) -> Result<(), KeyError> {
     Ok(())
 }
 
-fn item_key(id: &str) -> HashMap<String, AttributeValue> {
-    HashMap::from([
-        ("pk".to_owned(), AttributeValue::S(PARTITION.to_owned())),
-        ("sk".to_owned(), AttributeValue::S(id.to_owned())),
-    ])
+fn item_key(id: &str) -> Item {
+    key(PARTITION, id)
 }
 
 fn random_hex(bytes: usize) -> String {

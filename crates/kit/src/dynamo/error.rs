@@ -7,7 +7,7 @@ use std::fmt;
 
 use aws_sdk_dynamodb::Error;
 use aws_sdk_dynamodb::config::http::HttpResponse;
-use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::error::{BuildError, ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::types::CancellationReason;
 
 use super::Item;
@@ -184,6 +184,23 @@ where
 impl From<serde_dynamo::Error> for StoreError {
     fn from(error: serde_dynamo::Error) -> Self {
         Self::Malformed { detail: error.to_string() }
+    }
+}
+
+impl From<BuildError> for StoreError {
+    /// A request that lacks a part is refused before it is sent.
+    fn from(error: BuildError) -> Self {
+        Self::Other { detail: error.to_string() }
+    }
+}
+
+/// Whether a write was done: not where its condition does not hold, or that of any item of a
+/// transaction.
+pub fn was_written<T, E: Into<StoreError>>(written: Result<T, E>) -> Result<bool, StoreError> {
+    match written.map_err(Into::into) {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_condition_failed() => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

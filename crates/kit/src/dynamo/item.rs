@@ -24,6 +24,16 @@ pub fn n(value: impl ToString) -> AttributeValue {
     AttributeValue::N(value.to_string())
 }
 
+/// The key of an item: its partition and its place in it, in the attributes that every table has.
+pub fn key(pk: impl Into<String>, sk: impl Into<String>) -> Item {
+    Item::from([("pk".to_owned(), s(pk)), ("sk".to_owned(), s(sk))])
+}
+
+/// The sort key of an item, or of the key that a page ended with.
+pub fn sort_key(item: &Item) -> Option<&str> {
+    item.get("sk")?.as_s().ok().map(String::as_str)
+}
+
 /// A type's fields as an item. Fails with [`StoreError::Malformed`] for what is not a map.
 pub fn to_item<T: Serialize>(value: &T) -> Result<Item, StoreError> {
     Ok(serde_dynamo::to_item(value)?)

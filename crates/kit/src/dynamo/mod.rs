@@ -2,8 +2,9 @@
 //! embedded engine.
 //!
 //! A capability states its table as a `const` [`TableDef`] and keeps its expressions in its own
-//! `store.rs`. What it gets from here: a [`Store`] (client and names), [`StoreError`] (what can go
-//! wrong, and whether trying again helps) and a few conversions.
+//! `store.rs`. What it gets from here: a [`Store`] (client and names, and what all stores ask for in
+//! the same way, a [`Lease`] included), [`StoreError`] (what can go wrong, and whether trying again
+//! helps) and a few conversions.
 //!
 //! **The one thing to know:** the SDK asks again by itself when an answer is lost, so a condition
 //! can fail because of this very write. See [`StoreError::ConditionFailed`].
@@ -12,6 +13,7 @@
 pub mod embedded;
 mod error;
 mod item;
+mod lease;
 mod table;
 
 use std::fmt;
@@ -22,10 +24,13 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::BehaviorVersion;
 use aws_sdk_dynamodb::config::retry::RetryConfig;
 use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
+use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
+use aws_sdk_dynamodb::types::TransactWriteItem;
 
 pub use aws_sdk_dynamodb::types::AttributeValue;
-pub use error::{CancelCode, CancelReason, StoreError};
-pub use item::{Item, from_item, from_items, n, s, to_item};
+pub use error::{CancelCode, CancelReason, StoreError, was_written};
+pub use item::{Item, from_item, from_items, key, n, s, sort_key, to_item};
+pub use lease::Lease;
 pub use table::{IndexDef, Projection, TableDef};
 
 /// What stands before every table's name unless `MUSTER_TABLE_PREFIX` says otherwise.
@@ -73,6 +78,29 @@ impl Store {
         &self.client
     }
 
+    /// The item with this key, as last written.
+    pub async fn get(&self, table: &TableDef, key: Item) -> Result<Option<Item>, StoreError> {
+        let get = self.client.get_item().table_name(self.table(table)).set_key(Some(key));
+        Ok(get.consistent_read(true).send().await?.item)
+    }
+
+    /// All items of the partition `pk`, as last written, in the order of their sort keys.
+    pub async fn partition(&self, table: &TableDef, pk: impl Into<String>) -> Result<Vec<Item>, StoreError> {
+        all(self.query_partition(table, pk)).await
+    }
+
+    /// The query for that, for whoever does not want all items at once, or all of them.
+    pub fn query_partition(&self, table: &TableDef, pk: impl Into<String>) -> QueryFluentBuilder {
+        let query = self.client.query().table_name(self.table(table)).key_condition_expression("pk = :pk");
+        query.expression_attribute_values(":pk", s(pk)).consistent_read(true)
+    }
+
+    /// Writes all of `items`, or none of them.
+    pub async fn transact(&self, items: Vec<TransactWriteItem>) -> Result<(), StoreError> {
+        self.client.transact_write_items().set_transact_items(Some(items)).send().await?;
+        Ok(())
+    }
+
     /// Opens a connection and loads credentials, so that the first request does not wait for it:
     /// one read of an item that does not exist, at most two seconds. A failure is not an error
     /// here; the first request will tell.
@@ -104,6 +132,16 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// What a query finds, page by page to the end.
+pub async fn all(query: QueryFluentBuilder) -> Result<Vec<Item>, StoreError> {
+    let mut pages = query.into_paginator().send();
+    let mut items = Vec::new();
+    while let Some(page) = pages.try_next().await? {
+        items.extend(page.items.unwrap_or_default());
+    }
+    Ok(items)
 }
 
 impl fmt::Debug for Store {

@@ -154,8 +154,7 @@ async fn add_index(client: &Client, def: &TableDef, index: &IndexDef, name: &str
         .index_name(index.index_name)
         .set_key_schema(Some(index.key_schema))
         .set_projection(index.projection)
-        .build()
-        .map_err(incomplete)?;
+        .build()?;
     client
         .update_table()
         .table_name(name)
@@ -172,8 +171,7 @@ async fn enable_expiry(client: &Client, def: &TableDef, name: &str) -> Result<()
     if matches!(status, Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling)) {
         return Ok(());
     }
-    let expiry =
-        TimeToLiveSpecification::builder().attribute_name(def.ttl).enabled(true).build().map_err(incomplete)?;
+    let expiry = TimeToLiveSpecification::builder().attribute_name(def.ttl).enabled(true).build()?;
     client.update_time_to_live().table_name(name).time_to_live_specification(expiry).send().await?;
     Ok(())
 }
@@ -188,13 +186,15 @@ fn global_index(index: &IndexDef) -> Result<GlobalSecondaryIndex, StoreError> {
         .set_key_schema(Some(key_schema(index.pk, index.sk)?))
         .projection(aws_sdk_dynamodb::types::Projection::builder().projection_type(projection).build())
         .build()
-        .map_err(incomplete)
+        .map_err(StoreError::from)
 }
 
 fn key_schema(pk: &str, sk: &str) -> Result<Vec<KeySchemaElement>, StoreError> {
     [(pk, KeyType::Hash), (sk, KeyType::Range)]
         .into_iter()
-        .map(|(name, kind)| KeySchemaElement::builder().attribute_name(name).key_type(kind).build().map_err(incomplete))
+        .map(|(name, kind)| {
+            KeySchemaElement::builder().attribute_name(name).key_type(kind).build().map_err(StoreError::from)
+        })
         .collect()
 }
 
@@ -211,15 +211,9 @@ fn attributes(def: &TableDef) -> Result<Vec<AttributeDefinition>, StoreError> {
                 .attribute_name(name)
                 .attribute_type(ScalarAttributeType::S)
                 .build()
-                .map_err(incomplete)
+                .map_err(StoreError::from)
         })
         .collect()
-}
-
-/// The SDK's builders are fallible; ours are always complete.
-#[expect(clippy::needless_pass_by_value, reason = "the signature of `map_err`")]
-fn incomplete(error: aws_sdk_dynamodb::error::BuildError) -> StoreError {
-    StoreError::Other { detail: error.to_string() }
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ pub use error::UpstreamError;
 pub use retry::RetryPolicy;
 
 use crate::metrics;
-use crate::secrets::Secret;
+use crate::secrets::{Secret, Token};
 use base_url::BaseUrl;
 
 /// The largest body that is read unless the upstream is given another limit, in bytes.
@@ -171,29 +171,44 @@ impl Upstream {
         json: Option<Vec<u8>>,
         timeout: Duration,
     ) -> Result<Answer, UpstreamError> {
+        // Sent more than once it is still one text in memory.
+        let json = json.map(Bytes::from);
         let url = self.base.join(path).map_err(UpstreamError::not_sent)?;
         let began = Instant::now();
+        // Reading a token counts: the caller relies on its timeout.
+        let left = || timeout.saturating_sub(began.elapsed());
         // Also one that has no token to be sent with: the upstream is as good as down.
         let mut call = metrics::process().call(&self.name);
-        let authorization = self.authorization(timeout).await?;
-        // Reading a token counts: the caller relies on its timeout.
-        let left = timeout.saturating_sub(began.elapsed());
-        let mut request = self.client.request(method, url).headers(headers).timeout(left);
-        if let Some((name, value)) = authorization {
-            request = request.header(name, value);
+        let mut token = self.token(timeout).await?;
+        let mut again = false;
+        loop {
+            let mut request = self.client.request(method.clone(), url.clone()).headers(headers.clone()).timeout(left());
+            if let (Some(credential), Some(token)) = (&self.token, &token) {
+                request = request.header(credential.header.clone(), credential.value(token)?);
+            }
+            if let Some(json) = &json {
+                request = request.header(header::CONTENT_TYPE, "application/json").body(json.clone());
+            }
+            let response = request.send().await.map_err(|e| UpstreamError::from_client(&e))?;
+            let answer = read(response, self.body_limit).await?;
+            if let (Some(Credential { secret, .. }), Some(refused)) = (&self.token, &token) {
+                match answer.status {
+                    // Nothing has been done, so the same may be sent again if the token has just been
+                    // replaced: once, as the next answer is to the token that counts now.
+                    StatusCode::UNAUTHORIZED if !again => {
+                        again = true;
+                        if let Some(new) = secret.replaced(refused, left()).await {
+                            token = Some(new);
+                            continue;
+                        }
+                    }
+                    StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => secret.doubt(),
+                    _ => {}
+                }
+            }
+            call.answered(answer.status);
+            return Ok(answer);
         }
-        if let Some(json) = json {
-            request = request.header(header::CONTENT_TYPE, "application/json").body(json);
-        }
-        let response = request.send().await.map_err(|e| UpstreamError::from_client(&e))?;
-        let answer = read(response, self.body_limit).await?;
-        call.answered(answer.status);
-        if let Some(token) = &self.token
-            && matches!(answer.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
-        {
-            token.secret.doubt();
-        }
-        Ok(answer)
     }
 
     /// Reads the token where it takes a while to read, so that the first request need not wait.
@@ -203,15 +218,21 @@ impl Upstream {
         }
     }
 
-    async fn authorization(&self, timeout: Duration) -> Result<Option<(HeaderName, HeaderValue)>, UpstreamError> {
-        let Some(Credential { secret, header, scheme }) = &self.token else { return Ok(None) };
+    async fn token(&self, timeout: Duration) -> Result<Option<Token>, UpstreamError> {
+        let Some(Credential { secret, .. }) = &self.token else { return Ok(None) };
         // Why not is in the log; callers of ours may see this reason.
         let unreadable = |_| UpstreamError::not_sent(format!("{} cannot be read now", secret.name()));
-        let Some(token) = secret.token(timeout / 2).await.map_err(unreadable)? else { return Ok(None) };
-        let mut value = HeaderValue::try_from(format!("{scheme}{}", token.expose()))
-            .map_err(|_| UpstreamError::not_sent(format!("{} cannot be sent", secret.name())))?;
+        secret.token(timeout / 2).await.map_err(unreadable)
+    }
+}
+
+impl Credential {
+    /// What the header says.
+    fn value(&self, token: &Token) -> Result<HeaderValue, UpstreamError> {
+        let mut value = HeaderValue::try_from(format!("{}{}", self.scheme, token.expose()))
+            .map_err(|_| UpstreamError::not_sent(format!("{} cannot be sent", self.secret.name())))?;
         value.set_sensitive(true);
-        Ok(Some((header.clone(), value)))
+        Ok(value)
     }
 }
 

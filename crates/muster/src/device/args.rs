@@ -79,6 +79,15 @@ pub enum DeviceCommand {
         #[arg(long)]
         wait: bool,
     },
+    /// All that is kept of one attempt: states, health, the vendor's last answers, time line, cost
+    Record {
+        /// The device's id
+        #[arg(value_parser = parse_device_id)]
+        id: Uuid,
+        /// Which attempt, from 1; the last one without this
+        #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+        number: Option<u32>,
+    },
     /// What happened to a device, by our word and the vendor's, in one time line
     Events {
         /// The device's id
@@ -103,7 +112,7 @@ pub enum DeviceCommand {
         #[arg(long)]
         yes: bool,
     },
-    /// Launch a device, wait until it is up, tear it down, and report times and price
+    /// Launch a device, wait until it is up, tear it down, and report times, price and cost
     #[command(after_help = "\
 Ctrl-C tears it down, waits until the vendor has confirmed that, and ends with 130.
 A second Ctrl-C ends at once and says what is left.")]
@@ -304,10 +313,12 @@ impl Wanted {
         let typed: CreateDevice = serde_json::from_value(body.clone())
             .map_err(|_| Failure::new("what was typed does not make a request; please report this"))?;
         // What the tags of our own devices begin with, the API knows.
-        typed.check(NO_PREFIX, now).map_err(|wrong| {
+        let refused = |wrong: Vec<(String, String)>| {
             let line = |(pointer, words): (String, String)| format!("{}: {words}", flag(&pointer).unwrap_or(&pointer));
             Failure::usage(wrong.into_iter().map(line).collect::<Vec<_>>().join("\n  "))
-        })?;
+        };
+        let (request, _) = typed.check(NO_PREFIX, now).map_err(refused)?;
+        request.check_time(now).map_err(|wrong| refused(vec![wrong]))?;
         Ok(body)
     }
 }

@@ -20,7 +20,7 @@ use super::{
     ask,
     screen::Screen,
     session::{Session, told},
-    table::{addresses, lasting, price, reason},
+    table::{addresses, cost, lasting, price, reason},
     view::{combination, is_over, is_settled},
     wait::{path, until},
 };
@@ -28,7 +28,7 @@ use crate::{
     cli::Format,
     deployments::detail::named,
     exit::{Exit, Failure},
-    output::printable,
+    output::{count, printable},
     services::table::time,
     signals::{self, LastWords},
 };
@@ -308,7 +308,8 @@ fn report(session: &Session<'_>, device: &DeviceView) -> Result<Exit, Failure> {
     let took = |lasted: Option<SignedDuration>| lasted.map(|lasted| lasted.as_secs());
     match output.format {
         Format::Json => output.json(&json!({
-            "up_after_seconds": took(up), "gone_after_seconds": took(gone), "price_per_hour": dollars, "device": device,
+            "up_after_seconds": took(up), "gone_after_seconds": took(gone), "price_per_hour": dollars,
+            "cost_usd": device.cost_usd, "device": device,
         }))?,
         Format::Table => output.lines(named(&report_lines(device)))?,
         Format::Csv | Format::Plain => {
@@ -320,8 +321,10 @@ fn report(session: &Session<'_>, device: &DeviceView) -> Result<Exit, Failure> {
                 number(took(gone)),
                 dollars.map(|it| it.to_string()).unwrap_or_default(),
                 device.attempts.len().to_string(),
+                device.cost_usd.to_string(),
             ];
-            let header = ["ID", "State", "Up After Seconds", "Gone After Seconds", "Price Per Hour", "Attempts"];
+            let header =
+                ["ID", "State", "Up After Seconds", "Gone After Seconds", "Price Per Hour", "Attempts", "Cost USD"];
             if output.format == Format::Csv {
                 output.rows(&header, &[row])?;
             } else {
@@ -347,6 +350,8 @@ fn report_lines(device: &DeviceView) -> Vec<(&'static str, String)> {
     lines.extend(machine.into_iter().flat_map(|it| &it.addresses).map(|it| ("Address", it.address.clone())));
     lines.extend(device.active_at.map(|at| ("Up after", after(at))));
     lines.extend(device.ended_at.map(|at| ("Gone after", after(at))));
+    let hours: u64 = device.attempts.iter().map(|attempt| attempt.billed_hours).sum();
+    lines.push(("Cost", format!("{}, computed to the second; {} begun", cost(device.cost_usd), count(hours, "hour"))));
     lines.push(("Attempts", device.attempts.len().to_string()));
     lines.into_iter().map(|(name, text)| (name, printable(&text))).collect()
 }

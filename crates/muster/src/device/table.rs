@@ -1,7 +1,7 @@
 //! Devices, plans and time lines as rows, and one device as lines.
 
 use ::devices::{
-    catalog::{LeftOut, Level, Price},
+    catalog::{Dollars, LeftOut, Level, Price},
     device::{Address, Reason, Source, State},
     http::{AttemptOutcome, AttemptView, DeviceSummary, DeviceView, EventView},
     select::Candidate,
@@ -30,6 +30,11 @@ pub fn state(state: State) -> Cell {
 /// `0.5 $/h`.
 pub fn price(price: Price) -> String {
     format!("{price} $/h")
+}
+
+/// `0.0035 $`.
+pub fn cost(dollars: Dollars) -> String {
+    format!("{dollars} $")
 }
 
 /// `OutOfCapacity: The facility ewr1 has no …`.
@@ -228,6 +233,10 @@ pub fn detail(it: &DeviceView, now: Timestamp) -> Vec<String> {
     if let Some(at) = it.ended_at {
         lines.push(("Ended", time(at)));
     }
+    if it.attempts.iter().any(|attempt| attempt.machine_id.is_some()) {
+        let so_far = if is_over(it) { "" } else { " so far" };
+        lines.push(("Cost", format!("{}{so_far}", cost(it.cost_usd))));
+    }
     if !is_over(it) {
         lines.extend(deadlines(it, now));
     }
@@ -336,7 +345,7 @@ pub mod tests {
             "created_at": "2027-01-15T08:00:00Z", "updated_at": NOW,
             "request": {"os": {}, "plan": {}, "facility": {}, "ephemeral": false, "max_attempts": 10,
                         "provision_timeout_seconds": 1800, "stall_timeout_seconds": 600},
-            "has_userdata": true, "percent": 40,
+            "has_userdata": true, "percent": 40, "cost_usd": 0.0025,
             "combination": {"os": "debian_12", "plan": "c3.small.x86", "facility": "ewr1", "metro": "ny",
                             "price": 0.5, "level": "normal", "recent_failures": 0},
             "device": {"id": "d-1", "state": "provisioning", "addresses": [
@@ -348,9 +357,12 @@ pub mod tests {
                 {"number": 1, "os": "debian_12", "plan": "c3.small.x86", "facility": "am6", "price": 0.5,
                  "started_at": "2027-01-15T08:00:01Z", "ended_at": "2027-01-15T08:00:02Z", "outcome": "failed",
                  "reason": {"code": "OutOfCapacity", "detail": "none\u{7} left"}, "percent": 0, "events": [],
-                 "events_total": 0},
+                 "events_total": 0, "machine_seconds": 0, "cost_usd": 0.0, "billed_hours": 0,
+                 "record": "/api/v1/devices/0198c6d2-6f7e-7a7e-8000-000000000000/attempts/1"},
                 {"number": 2, "os": "debian_12", "plan": "c3.small.x86", "facility": "ewr1", "price": 0.5,
                  "started_at": "2027-01-15T08:00:40Z", "outcome": "in_progress", "percent": 40, "events_total": 5,
+                 "machine_id": "d-1", "machine_seconds": 18, "cost_usd": 0.0025, "billed_hours": 1,
+                 "record": "/api/v1/devices/0198c6d2-6f7e-7a7e-8000-000000000000/attempts/2",
                  "events": [event("Creating", "muster"), event("provisioning.104", "vendor"),
                             event("provisioning.103", "vendor"), event("provisioning.109", "muster"),
                             event("provisioning.999", "vendor")]}],
@@ -377,6 +389,7 @@ pub mod tests {
         Address        192.0.2.7 (public)
         Address        10.1.2.3 (private)
         Asked for      2027-01-15T08:00:00Z, with userdata
+        Cost           0.0025 $ so far
         Up by          2027-01-15T08:30:40Z, in 29m 40s
         Progress by    2027-01-15T08:10:50Z, in 9m 50s
         Gives up       2027-01-15T13:00:00Z, in 4h 59m

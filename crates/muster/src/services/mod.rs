@@ -4,9 +4,11 @@
 //! asks CPX itself, with a store in memory that ends with it; else the server that is set is asked.
 //! What is kept, history and alerts, is where a `muster serve` keeps it.
 //!
+//! - [`args`]: what can be typed;
 //! - [`table`]: rows for people and for programs;
 //! - [`track`]: a service followed; [`trail`] is what is known of it, [`dashboard`] draws that.
 
+pub mod args;
 pub mod dashboard;
 pub mod table;
 pub mod track;
@@ -27,9 +29,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use url::form_urlencoded::Serializer;
 use uuid::Uuid;
 
+use self::args::{Reading, ServicesCommand, ServicesStatus};
 use crate::{
     backend::Backend,
-    cli::{self, Format, Reading, ServicesCommand, ServicesStatus},
+    cli::{Command, Format},
     client::Client,
     connect::{Target, connect, connect_lightly},
     exit::{Exit, Failure},
@@ -46,7 +49,7 @@ const MOST_PAGES: usize = 200;
 const SAME_READING: u32 = 60;
 
 /// Runs `muster servers`.
-pub async fn servers(args: &cli::Servers, settings: &Settings, output: &Output) -> Result<Exit, Failure> {
+pub async fn servers(args: &args::Servers, settings: &Settings, output: &Output) -> Result<Exit, Failure> {
     let live = Live::open(settings).await?;
     let mut query = thresholds(&args.reading);
     query.extend(args.service.clone().map(|name| ("service", name)));
@@ -64,7 +67,7 @@ pub async fn servers(args: &cli::Servers, settings: &Settings, output: &Output) 
 }
 
 /// Runs `muster services …`.
-pub async fn run(command: &cli::Services, settings: &Settings, output: &Output) -> Result<Exit, Failure> {
+pub async fn run(command: &args::Services, settings: &Settings, output: &Output) -> Result<Exit, Failure> {
     if command.command.is_some() && command.status != ServicesStatus::default() {
         return Err(Failure::usage("options go behind the subcommand that they are for")
             .hint("such as: muster services status --service NAME"));
@@ -432,9 +435,8 @@ async fn kept(settings: &Settings, output: &Output) -> Result<Client, Failure> {
 }
 
 /// Whether `command` is about to draw on the terminal, where nothing else may write.
-pub fn draws(command: &cli::Command, output: &Output) -> bool {
-    let follows =
-        matches!(command, cli::Command::Services(cli::Services { command: Some(ServicesCommand::Track(_)), .. }));
+pub fn draws(command: &Command, output: &Output) -> bool {
+    let follows = matches!(command, Command::Services(args::Services { command: Some(ServicesCommand::Track(_)), .. }));
     follows && output.format == Format::Table && crate::terminal::is_there()
 }
 

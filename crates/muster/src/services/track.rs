@@ -14,12 +14,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Live,
+    args::Track,
     dashboard::{self, View},
     doubts, max_age, table,
     trail::{Average, Trail},
 };
 use crate::{
-    cli::{Format, Track},
+    cli::Format,
     exit::{Exit, Failure},
     output::{self, Cell, Output, printable},
     settings::Settings,

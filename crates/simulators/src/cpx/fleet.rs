@@ -9,10 +9,11 @@ use std::{
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use super::{Config, Fate, Garbage, nonsense, script::Spell};
+use super::{Config, Fate, Garbage, nonsense};
 use crate::{
     call::Answer,
     faults::{self, Draw},
+    script::Spell,
 };
 
 /// What the servers of the stock CPX run.
@@ -70,7 +71,7 @@ pub(super) struct Host {
     /// What is the matter with it where no script says otherwise.
     fate: Fate,
     /// What the script says, in its order.
-    spells: Vec<Spell>,
+    spells: Vec<Spell<Fate>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -103,7 +104,7 @@ impl Fleet {
             }
         };
         for entry in config.script.iter().flat_map(|script| &script.0) {
-            let spell = Spell::of(entry);
+            let spell = entry.spell();
             for ip in entry.who.choose(config.seed, &hosts) {
                 if let Some(host) = hosts.get_mut(&ip) {
                     host.spells.push(spell);
@@ -148,7 +149,7 @@ impl Host {
 
     /// What is the matter with it so long after the script began.
     pub fn fate_at(&self, elapsed: Duration) -> Fate {
-        self.spells.iter().rev().find(|spell| spell.holds_at(elapsed)).map_or(self.fate, |spell| spell.fate)
+        self.spells.iter().rev().find(|spell| spell.holds_at(elapsed)).map_or(self.fate, |spell| spell.what)
     }
 
     /// What it tells the `call`th time it is asked.

@@ -1,26 +1,23 @@
 //! Who is sick from when to when.
 
-use std::{collections::BTreeMap, fs, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
-use serde::{Deserialize, Deserializer, Serialize, de};
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
 
 use super::{
     Fate,
     fleet::{Fleet, Host},
 };
-use crate::faults::{Draw, parse_duration};
-
-const EXAMPLE: &str = r#"{"at": "10s", "for": "30s", "service": "AuthService", "state": "sick"}"#;
-
-/// Entries in any order; where they overlap for a server, the later in the list counts.
-///
-/// Its clock starts with the simulator, or when it takes the place of another script.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Script(pub Vec<Entry>);
+pub use crate::script::Script;
+use crate::{
+    faults::Draw,
+    script::{Example, Spell, parse_times},
+};
 
 /// Some servers in one state for a while. As JSON:
 /// `{"at": "10s", "for": "30s", "service": "AuthService", "count": 3, "state": "sick"}`.
+///
+/// The script's clock starts with the simulator, or when it takes the place of another script.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Raw")]
 pub struct Entry {
@@ -72,42 +69,13 @@ struct Raw {
     state: Fate,
 }
 
-/// Reads the file of `--script`.
-///
-/// # Errors
-/// In words: the file cannot be read, is no JSON, or an entry (named by its number, from 1) is not
-/// what an entry must be.
-pub(super) fn read(path: &str) -> Result<Script, String> {
-    let text = fs::read_to_string(path).map_err(|error| format!("cannot read the script: {error}"))?;
-    let json = serde_json::from_str(&text).map_err(|error| format!("the script is no JSON: {error}"))?;
-    Script::from_json(json)
+impl Example for Entry {
+    const EXAMPLE: &'static str = r#"{"at": "10s", "for": "30s", "service": "AuthService", "state": "sick"}"#;
 }
 
-impl Script {
-    fn from_json(json: Value) -> Result<Self, String> {
-        let Value::Array(entries) = json else {
-            return Err(format!("a script is a JSON array of entries: [{EXAMPLE}]"));
-        };
-        let read = |(entry, number): (Value, u32)| {
-            serde_json::from_value(entry)
-                .map_err(|error| format!("entry {number} of the script: {error}; an entry is such as {EXAMPLE}"))
-        };
-        entries.into_iter().zip(1..).map(read).collect::<Result<_, _>>().map(Self)
-    }
-
-    /// Whether every entry names servers that there are.
-    pub(super) fn check(&self, fleet: &Fleet) -> Result<(), String> {
-        let check = |(entry, number): (&Entry, u32)| {
-            entry.who.check(&fleet.hosts).map_err(|reason| format!("entry {number} of the script: {reason}"))
-        };
-        self.0.iter().zip(1..).try_for_each(check)
-    }
-}
-
-impl<'de> Deserialize<'de> for Script {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::from_json(Value::deserialize(deserializer)?).map_err(de::Error::custom)
-    }
+/// Whether every entry names servers that there are.
+pub(super) fn check(script: &Script<Entry>, fleet: &Fleet) -> Result<(), String> {
+    script.check(|entry| entry.who.check(&fleet.hosts))
 }
 
 impl TryFrom<Raw> for Entry {
@@ -121,15 +89,15 @@ impl TryFrom<Raw> for Entry {
             (None, service, count) => Who::Some { service, count },
             (Some(_), _, _) => return Err("`ips` stands alone, without `service` and `count`".to_owned()),
         };
-        Ok(Self {
-            at: parse_duration(&raw.at).map_err(|reason| format!("`at`: {reason}"))?,
-            lasts: raw
-                .lasts
-                .map(|lasts| parse_duration(&lasts).map_err(|reason| format!("`for`: {reason}")))
-                .transpose()?,
-            who,
-            state: raw.state,
-        })
+        let (at, lasts) = parse_times(&raw.at, raw.lasts.as_deref())?;
+        Ok(Self { at, lasts, who, state: raw.state })
+    }
+}
+
+impl Entry {
+    /// The entry as one of its servers has it.
+    pub(super) fn spell(&self) -> Spell<Fate> {
+        Spell::new(self.at, self.lasts, self.state)
     }
 }
 
@@ -179,25 +147,4 @@ fn of<'hosts>(
     hosts: &'hosts BTreeMap<IpAddr, Host>,
 ) -> impl Iterator<Item = (&'hosts IpAddr, &'hosts Host)> {
     hosts.iter().filter(move |(_, host)| service.is_none_or(|service| service == host.service))
-}
-
-/// An [`Entry`] as one of its servers has it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Spell {
-    from: Duration,
-    /// Without it, to the end.
-    until: Option<Duration>,
-    pub fate: Fate,
-}
-
-impl Spell {
-    pub fn of(entry: &Entry) -> Self {
-        let until = entry.lasts.map(|lasts| entry.at.saturating_add(lasts));
-        Self { from: entry.at, until, fate: entry.state }
-    }
-
-    /// From `at` on, up to and without the end.
-    pub fn holds_at(self, elapsed: Duration) -> bool {
-        elapsed >= self.from && self.until.is_none_or(|until| elapsed < until)
-    }
 }

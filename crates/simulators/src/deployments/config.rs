@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     fault::{Fault, Part},
     model::{Spec, Times},
-    script::{self, Script},
+    script::{Entry, Script},
     stock,
 };
 use crate::faults::{self, Down, parse_duration, parse_rate};
@@ -59,8 +59,8 @@ pub struct Config {
     #[arg(long, value_enum, default_value = "no")]
     pub down: Down,
     /// What goes wrong from when to when: a file (see below)
-    #[arg(long, value_name = "FILE", value_parser = script::read)]
-    pub script: Option<Script>,
+    #[arg(long, value_name = "FILE", value_parser = Script::<Entry>::read)]
+    pub script: Option<Script<Entry>>,
     /// Where the client does not give up, the connection is closed after this long, in real time
     #[arg(long, default_value = "60s", value_parser = parse_duration)]
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
@@ -260,6 +260,6 @@ impl Config {
         }
         let Some(script) = &self.script else { return Ok(()) };
         let specs = self.specs();
-        script.check(&specs.iter().map(|spec| spec.id.as_str()).collect::<Vec<_>>())
+        script.check_ids(&specs.iter().map(|spec| spec.id.as_str()).collect::<Vec<_>>())
     }
 }

@@ -13,10 +13,11 @@ use super::{
     Config, SLOT,
     fault::{Fault, Part},
     model::{Model, Spec},
-    script::{self, Script, Spell},
+    script::{self, Script},
 };
 use crate::{
     faults::{Draw, key_of},
+    script::Spell,
     server::locked,
 };
 
@@ -28,7 +29,7 @@ pub(super) struct Plan {
     pub members: Vec<Member>,
     by_id: HashMap<String, usize>,
     /// What the script says about the list as a whole.
-    spells: Vec<Spell>,
+    spells: Vec<Spell<Fault>>,
 }
 
 /// One deployment.
@@ -41,7 +42,7 @@ pub(super) struct Member {
     /// Its place in the list.
     entry: String,
     /// What the script says about it, in its order.
-    spells: Vec<Spell>,
+    spells: Vec<Spell<Fault>>,
     /// Shared by all plans, so that it goes on where the faults change.
     pub life: Arc<Mutex<Life>>,
 }

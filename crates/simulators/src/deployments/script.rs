@@ -1,23 +1,21 @@
 //! What goes wrong from when to when.
 
-use std::{collections::HashMap, fs, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
-use serde::{Deserialize, Deserializer, Serialize, de};
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
 
 use super::fault::{Fault, Part};
-use crate::faults::{Draw, key_of, parse_duration};
-
-const EXAMPLE: &str = r#"{"at": "10m", "for": "5m", "ids": ["eu-1"], "what": "status_error"}"#;
-
-/// Entries in any order; where they overlap, the later in the list counts. Where one holds, the
-/// rates do not. Its times count from the simulator's start, also where it takes the place of
-/// another script.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Script(pub Vec<Entry>);
+pub use crate::script::Script;
+use crate::{
+    faults::{Draw, key_of},
+    script::{Example, Spell, parse_times},
+};
 
 /// Something goes wrong with some deployments for a while. As JSON:
 /// `{"at": "10m", "for": "5m", "count": 3, "what": "scale_drop_after"}`.
+///
+/// Where one holds, the rates do not. Its times count from the simulator's start, also where its script
+/// takes the place of another one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Raw")]
 pub struct Entry {
@@ -80,45 +78,24 @@ struct Raw {
     what: Fault,
 }
 
-/// Reads the file of `--script`.
-///
-/// # Errors
-/// In words: the file cannot be read, is no JSON, or an entry (named by its number, from 1) is not
-/// what an entry must be.
-pub(super) fn read(path: &str) -> Result<Script, String> {
-    let text = fs::read_to_string(path).map_err(|error| format!("cannot read the script: {error}"))?;
-    let json = serde_json::from_str(&text).map_err(|error| format!("the script is no JSON: {error}"))?;
-    Script::from_json(json)
+impl Example for Entry {
+    const EXAMPLE: &'static str = r#"{"at": "10m", "for": "5m", "ids": ["eu-1"], "what": "status_error"}"#;
 }
 
-impl Script {
-    fn from_json(json: Value) -> Result<Self, String> {
-        let Value::Array(entries) = json else {
-            return Err(format!("a script is a JSON array of entries: [{EXAMPLE}]"));
-        };
-        let read = |(entry, number): (Value, u32)| {
-            serde_json::from_value(entry)
-                .map_err(|error| format!("entry {number} of the script: {error}; an entry is such as {EXAMPLE}"))
-        };
-        entries.into_iter().zip(1..).map(read).collect::<Result<_, _>>().map(Self)
-    }
-
+impl Script<Entry> {
     /// Whether every entry names deployments that there are.
-    pub(super) fn check(&self, ids: &[&str]) -> Result<(), String> {
-        let check = |(entry, number): (&Entry, u32)| {
-            entry.check(ids).map_err(|reason| format!("entry {number} of the script: {reason}"))
-        };
-        self.0.iter().zip(1..).try_for_each(check)
+    pub(super) fn check_ids(&self, ids: &[&str]) -> Result<(), String> {
+        self.check(|entry| entry.check(ids))
     }
 
     /// What it says about the list as a whole.
-    pub(super) fn about_the_list(&self) -> Vec<Spell> {
+    pub(super) fn about_the_list(&self) -> Vec<Spell<Fault>> {
         let whole = |entry: &&Entry| matches!(entry.who, Who::All { .. });
-        self.0.iter().filter(whole).map(Spell::of).collect()
+        self.0.iter().filter(whole).map(Entry::spell).collect()
     }
 
     /// What it says about each deployment, in its order.
-    pub(super) fn by_id<'ids>(&self, seed: u64, ids: &[&'ids str]) -> HashMap<&'ids str, Vec<Spell>> {
+    pub(super) fn by_id<'ids>(&self, seed: u64, ids: &[&'ids str]) -> HashMap<&'ids str, Vec<Spell<Fault>>> {
         let mut in_turn = ids.to_vec();
         in_turn.sort_by_key(|id| Draw::lasting(seed, key_of(id)).below("turn in a script", u32::MAX));
         let mut spells: HashMap<_, Vec<_>> = ids.iter().map(|id| (*id, Vec::new())).collect();
@@ -130,17 +107,11 @@ impl Script {
             };
             for id in chosen {
                 if let Some(spells) = spells.get_mut(id) {
-                    spells.push(Spell::of(entry));
+                    spells.push(entry.spell());
                 }
             }
         }
         spells
-    }
-}
-
-impl<'de> Deserialize<'de> for Script {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::from_json(Value::deserialize(deserializer)?).map_err(de::Error::custom)
     }
 }
 
@@ -154,17 +125,17 @@ impl TryFrom<Raw> for Entry {
             (None, None, Some(true)) => Who::All { all: True },
             _ => return Err("it must say who, in one way: `ids`, `count` or `\"all\": true`".to_owned()),
         };
-        let duration = |name, text: &str| parse_duration(text).map_err(|reason| format!("`{name}`: {reason}"));
-        Ok(Self {
-            at: duration("at", &raw.at)?,
-            lasts: raw.lasts.map(|lasts| duration("for", &lasts)).transpose()?,
-            who,
-            what: raw.what,
-        })
+        let (at, lasts) = parse_times(&raw.at, raw.lasts.as_deref())?;
+        Ok(Self { at, lasts, who, what: raw.what })
     }
 }
 
 impl Entry {
+    /// The entry as one of its deployments has it.
+    fn spell(&self) -> Spell<Fault> {
+        Spell::new(self.at, self.lasts, self.what)
+    }
+
     fn check(&self, there_are: &[&str]) -> Result<(), String> {
         if self.what.part() == Some(Part::List) && !matches!(self.who, Who::All { .. }) {
             return Err("what begins with `discover_` is about the whole list: say `\"all\": true`".to_owned());
@@ -182,29 +153,8 @@ impl Entry {
     }
 }
 
-/// An [`Entry`] as one of its deployments has it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Spell {
-    from: Duration,
-    /// Without it, to the end.
-    until: Option<Duration>,
-    what: Fault,
-}
-
-impl Spell {
-    fn of(entry: &Entry) -> Self {
-        let until = entry.lasts.map(|lasts| entry.at.saturating_add(lasts));
-        Self { from: entry.at, until, what: entry.what }
-    }
-
-    /// From `at` on, up to and without the end.
-    fn holds_at(self, now: Duration) -> bool {
-        now >= self.from && self.until.is_none_or(|until| now < until)
-    }
-}
-
 /// What the script says about a part at a time.
-pub(super) fn says(spells: &[Spell], part: Part, now: Duration) -> Option<Fault> {
-    let about = |spell: &&Spell| spell.holds_at(now) && spell.what.part().is_none_or(|about| about == part);
+pub(super) fn says(spells: &[Spell<Fault>], part: Part, now: Duration) -> Option<Fault> {
+    let about = |spell: &&Spell<Fault>| spell.holds_at(now) && spell.what.part().is_none_or(|about| about == part);
     spells.iter().rev().find(about).map(|spell| spell.what)
 }

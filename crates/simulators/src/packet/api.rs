@@ -48,6 +48,7 @@ impl<'a> Route<'a> {
             ["devices", id] if put => (Request::Update, None, Some(*id)),
             ["devices", id] if delete => (Request::Delete, None, Some(*id)),
             ["devices", id, "events"] if get => (Request::Events, None, Some(*id)),
+            ["devices", id, "diagnostics", "health", "rollup"] if get => (Request::Health, None, Some(*id)),
             ["devices", id, "actions"] if post => (Request::Action, None, Some(*id)),
             _ => (Request::Other, None, None),
         };
@@ -237,7 +238,8 @@ impl World {
             Request::Capacity if !config.no_capacity => Answer::json(StatusCode::OK, &self.capacity(ask)),
             Request::CapacityCheck if !config.no_capacity_check => self.capacity_check(ask),
             Request::List => self.list(ask),
-            Request::Get | Request::Update | Request::Delete | Request::Events | Request::Action => {
+            Request::Health if config.no_health => ask.not_found(),
+            Request::Get | Request::Update | Request::Delete | Request::Events | Request::Health | Request::Action => {
                 number.map_or_else(|| ask.not_found(), |number| self.about_device(ask, number, moment))
             }
             Request::Capacity | Request::CapacityCheck | Request::Create | Request::Other => ask.not_found(),

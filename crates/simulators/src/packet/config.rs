@@ -199,6 +199,9 @@ pub struct Config {
     /// There is no POST /capacity
     #[arg(long)]
     pub no_capacity_check: bool,
+    /// There is no GET /devices/{id}/diagnostics/health/rollup
+    #[arg(long)]
+    pub no_health: bool,
     /// Lists that come in pages, but without `meta`
     #[arg(long, value_enum, value_delimiter = ',', value_name = "LIST")]
     pub no_meta: Vec<List>,
@@ -258,6 +261,7 @@ impl Default for Config {
             sold_out: SoldOut::Either,
             no_capacity: false,
             no_capacity_check: false,
+            no_health: false,
             no_meta: Vec::new(),
             unpaged: Vec::new(),
             nested: false,

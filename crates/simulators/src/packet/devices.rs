@@ -123,7 +123,7 @@ impl World {
         if let Err(answer) = visible(ask, device) {
             return answer;
         }
-        let looks = matches!(ask.route.request, Request::Get | Request::Events);
+        let looks = matches!(ask.route.request, Request::Get | Request::Events | Request::Health);
         if looks && ask.settings.rule(Fault::GetForbidden, moment).is_some() {
             self.strike(Fault::GetForbidden);
             return ask.forbidden();
@@ -136,10 +136,21 @@ impl World {
                 ask.page(List::Events, "events", events.into_iter(), total)
             }
             _ if gone => ask.not_found(),
+            Request::Health => self.health(ask, moment),
             Request::Update => self.update(ask, number),
             Request::Delete => self.delete(ask, number, moment),
             _ => self.act(ask, number),
         }
+    }
+
+    fn health(&mut self, ask: &Ask<'_>, moment: &Moment<'_>) -> Answer {
+        let bad = [(Fault::HealthCritical, "critical"), (Fault::HealthWarning, "warning")];
+        let struck = bad.into_iter().find(|(fault, _)| ask.settings.rule(*fault, moment).is_some());
+        let word = struck.map_or("ok", |(fault, word)| {
+            self.strike(fault);
+            word
+        });
+        Answer::json(StatusCode::OK, &json!({ "health_rollup": word }))
     }
 
     fn told(&self, ask: &Ask<'_>, number: usize, status: StatusCode) -> Answer {

@@ -36,8 +36,12 @@ pub enum Fault {
     Reclaimed,
     /// For a while from a third of its provisioning on, the device's state is none that is known.
     UnknownState,
-    /// GET of the device and of its events is 403, though it lives and costs.
+    /// GET of the device, of its events and of its health is 403, though it lives and costs.
     GetForbidden,
+    /// The device's health is `warning` instead of `ok`.
+    HealthWarning,
+    /// The device's health is `critical` instead of `ok`.
+    HealthCritical,
     /// A deletion is refused: 422 as if locked, or 500.
     DeleteRefused,
     /// A deletion is answered 204, and takes `lasts` (10 minutes unless given).
@@ -89,9 +93,13 @@ impl Fault {
             | Self::FailedAt
             | Self::Reclaimed
             | Self::UnknownState => About::Create,
-            Self::GetForbidden | Self::DeleteRefused | Self::DeleteSlow | Self::DeleteIgnored | Self::DeleteFailed => {
-                About::Device
-            }
+            Self::GetForbidden
+            | Self::HealthWarning
+            | Self::HealthCritical
+            | Self::DeleteRefused
+            | Self::DeleteSlow
+            | Self::DeleteIgnored
+            | Self::DeleteFailed => About::Device,
             Self::RateLimited | Self::ServerError | Self::Html | Self::TokenRevoked | Self::Dropped | Self::Hang => {
                 About::Any
             }

@@ -36,6 +36,8 @@ pub enum Request {
     Delete,
     /// `GET /devices/{id}/events`
     Events,
+    /// `GET /devices/{id}/diagnostics/health/rollup`
+    Health,
     /// `POST /devices/{id}/actions`
     Action,
     /// Anything else.

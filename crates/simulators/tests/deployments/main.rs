@@ -10,6 +10,10 @@ mod common;
 mod contract;
 mod faults;
 mod model;
+#[allow(dead_code, reason = "shared with the tests of the other simulators")]
+#[cfg(unix)]
+#[path = "../it/program.rs"]
+mod program;
 mod rates;
 mod scales;
 mod script;
@@ -19,7 +23,7 @@ use std::time::Duration;
 
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
-use simulators::deployments::{self, Config, Load, Script, Simulator, Spec};
+use simulators::deployments::{self, Config, Entry, Load, Script, Simulator, Spec};
 
 use crate::common::client;
 
@@ -39,12 +43,12 @@ fn two() -> Config {
     Config { fleet: Some(fleet), manual: true, ..Config::default() }
 }
 
-fn script(json: Value) -> Option<Script> {
+fn script(json: Value) -> Option<Script<Entry>> {
     serde_json::from_value(json).unwrap()
 }
 
 /// The same fault for everyone and always.
-fn always(what: &str) -> Option<Script> {
+fn always(what: &str) -> Option<Script<Entry>> {
     script(json!([{ "at": "0s", "all": true, "what": what }]))
 }
 

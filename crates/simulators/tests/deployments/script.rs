@@ -100,11 +100,11 @@ fn a_script_is_written_as_it_is_read() {
         { "at": "1h", "count": 2, "what": "entry_missing" },
         { "at": "0s", "all": true, "what": "well" },
     ]);
-    let script: Script = serde_json::from_value(written.clone()).unwrap();
+    let script: Script<Entry> = serde_json::from_value(written.clone()).unwrap();
     assert_eq!(script.0[0].lasts, Some(seconds(90)));
     let all = Entry { at: seconds(0), lasts: None, who: Who::All { all: True }, what: Fault::Well };
     assert_eq!(script.0[2], all);
-    assert_eq!(serde_json::from_value::<Script>(json!(script)).unwrap(), script);
+    assert_eq!(serde_json::from_value::<Script<Entry>>(json!(script)).unwrap(), script);
     assert_eq!(json!(script)[1], written[1]);
     assert_eq!(json!(script)[2], written[2]);
 }
@@ -112,7 +112,7 @@ fn a_script_is_written_as_it_is_read() {
 #[tokio::test]
 async fn the_script_in_the_help_is_one_and_the_help_names_every_fault() {
     let example = &deployments::HELP[deployments::HELP.find("  [{").unwrap()..];
-    let script: Script = serde_json::from_str(example).unwrap();
+    let script: Script<Entry> = serde_json::from_str(example).unwrap();
     assert_eq!(script.0.len(), 3);
     started(Config { script: Some(script), ..Config::default() }).await;
     let mut named = BTreeSet::from(["well".to_owned()]);

@@ -1,66 +1,39 @@
 //! `muster-sim` as a person or a script runs it.
 
-use std::process::Stdio;
-
-use crate::common::{client, look, within};
 use clap::Parser;
 use serde_json::json;
 use simulators::{cpx, lorawan, shoutcloud};
-use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
-    process::{Child, Command},
+
+use crate::{
+    common::{client, look, within},
+    program::{Program, help, refused},
 };
-
-fn muster_sim(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_muster-sim"));
-    command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    command
-}
-
-/// Starts it and reads the address off its first line.
-async fn started(arguments: &[&str]) -> (Child, BufReader<tokio::process::ChildStdout>, String) {
-    let mut child = muster_sim(arguments).spawn().unwrap();
-    let mut out = BufReader::new(child.stdout.take().unwrap());
-    let mut line = String::new();
-    within(out.read_line(&mut line)).await.unwrap();
-    let url = line.trim_end().strip_prefix(&format!("{} simulator on ", arguments[0])).unwrap().to_owned();
-    (child, out, url)
-}
-
-async fn signal(child: &Child, name: &str) {
-    let id = child.id().unwrap().to_string();
-    assert!(Command::new("kill").args([name, &id]).status().await.unwrap().success());
-}
 
 #[tokio::test]
 async fn it_tells_its_address_in_one_line_and_ends_in_good_order_on_a_signal() {
     for (name, number) in [("lorawan", "-INT"), ("shoutcloud", "-TERM"), ("cpx", "-INT")] {
-        let (mut child, mut out, url) = started(&[name, "--latency", "1ms", "--error-rate", "0.0"]).await;
-        assert_eq!(look(&url, "stats").await["requests"], 0);
-        signal(&child, number).await;
-        assert!(within(child.wait()).await.unwrap().success());
-        let mut rest = String::new();
-        out.read_to_string(&mut rest).await.unwrap();
-        assert_eq!(rest, "");
+        let program = Program::start(&[name, "--latency", "1ms", "--error-rate", "0.0"]).await;
+        assert_eq!(look(&program.url, "stats").await["requests"], 0);
+        program.ends_well(number).await;
     }
 }
 
 #[tokio::test]
 async fn a_second_signal_does_not_wait_for_the_last_answer() {
-    let (mut child, _out, url) = started(&["lorawan", "--latency", "1h"]).await;
+    let mut program = Program::start(&["lorawan", "--latency", "1h"]).await;
     let asking = tokio::spawn({
-        let url = url.clone();
+        let url = program.url.clone();
         async move {
             client().post(format!("{url}{}", lorawan::PATH)).json(&json!({ "deveui": "78111FFFE452555B" })).send().await
         }
     });
-    within(async { while look(&url, "stats").await["in_flight"] != 1 {} }).await;
-    signal(&child, "-INT").await;
+    within(async { while look(&program.url, "stats").await["in_flight"] != 1 {} }).await;
+    program.signal("-INT").await;
     // The first signal has been taken once nobody listens any more.
-    within(async { while client().get(&url).send().await.is_ok() {} }).await;
+    within(async { while client().get(&program.url).send().await.is_ok() {} }).await;
     let began = std::time::Instant::now();
-    signal(&child, "-INT").await;
-    assert!(within(child.wait()).await.unwrap().success());
+    program.signal("-INT").await;
+    assert!(within(program.child.wait()).await.unwrap().success());
     assert!(began.elapsed().as_millis() < 1500, "{:?}", began.elapsed());
     assert!(asking.await.unwrap().is_err());
 }
@@ -82,8 +55,8 @@ async fn its_flags_are_the_faults() {
         "--require-token",
         "t0ken",
     ];
-    let (_child, _out, url) = started(&arguments).await;
-    let faults = look(&url, "faults").await;
+    let program = Program::start(&arguments).await;
+    let faults = look(&program.url, "faults").await;
     let expected = [
         ("seed", json!(7)),
         ("latency", json!("100ms")),
@@ -111,10 +84,7 @@ async fn what_makes_no_sense_is_refused_with_the_reason() {
         (&["cpx", "--script", env!("CARGO_MANIFEST_PATH")], "the script is no JSON: "),
     ];
     for (arguments, reason) in cases {
-        let output = within(muster_sim(arguments).output()).await.unwrap();
-        let error = String::from_utf8(output.stderr).unwrap();
-        assert!(!output.status.success());
-        assert!(error.contains(reason), "{arguments:?}: {error}");
+        refused(arguments, reason).await;
     }
 }
 
@@ -147,11 +117,12 @@ async fn cpx_has_a_fleet_faults_and_a_script_from_a_file() {
     std::fs::write(&file, script.to_string()).unwrap();
     let arguments = ["cpx", "--servers", "300", "--strange", "7", "--one-at-a-time", "--refuse-rate", "0.5"];
     let arguments: Vec<_> = arguments.into_iter().chain(["--script", file.to_str().unwrap()]).collect();
-    let (_child, _out, url) = started(&arguments).await;
+    let program = Program::start(&arguments).await;
+    let url = &program.url;
     std::fs::remove_file(&file).unwrap();
-    let faults = look(&url, "faults").await;
+    let faults = look(url, "faults").await;
     assert_eq!((&faults["script"], &faults["one_at_a_time"]), (&script, &json!(true)));
-    let servers = look(&url, "servers").await;
+    let servers = look(url, "servers").await;
     let servers = servers.as_array().unwrap();
     let with = |fate: &str| servers.iter().filter(|server| server["fate"] == fate).count();
     let gone = servers.iter().filter(|server| server["service"] == "AuthService").count();
@@ -165,7 +136,6 @@ async fn cpx_has_a_fleet_faults_and_a_script_from_a_file() {
 
 #[tokio::test]
 async fn the_help_of_cpx_shows_a_script() {
-    let output = within(muster_sim(&["cpx", "--help"]).output()).await.unwrap();
-    let help = String::from_utf8(output.stdout).unwrap();
+    let help = help("cpx").await;
     assert!(help.contains(r#"{"at": "1m", "for": "2m", "service": "AuthService", "state": "hang"}"#), "{help}");
 }

@@ -8,4 +8,6 @@ mod common;
 mod cpx;
 mod lorawan;
 mod lorawan_faults;
+#[cfg(unix)]
+mod program;
 mod shoutcloud;

@@ -92,10 +92,42 @@ async fn a_forbidden_device_lives_on() {
     for _ in 0..2 {
         assert_eq!(error(get(&sim, &format!("/devices/{id}")).await).await.0, 403);
         assert_eq!(error(get(&sim, &format!("/devices/{id}/events")).await).await.0, 403);
+        assert_eq!(error(get(&sim, &health_of(&id)).await).await.0, 403);
     }
     assert_eq!(told(&sim, &devices_path()).await["meta"]["total"], 1);
     assert!(known(&sim, &id).alive);
     assert_eq!(state(&sim, &id).await, "queued");
+}
+
+fn health_of(id: &str) -> String {
+    format!("/devices/{id}/diagnostics/health/rollup")
+}
+
+#[tokio::test]
+async fn a_devices_health_is_ok_unless_a_rule_says_otherwise() {
+    let sim = with_faults(&["health_critical@ewr1,times=1", "health_warning@ewr1,times=2"]).await;
+    let id = created(&sim).await;
+    for word in ["critical", "warning", "ok", "ok"] {
+        assert_eq!(told(&sim, &health_of(&id)).await, json!({ "health_rollup": word }));
+    }
+    let stats = sim.stats();
+    assert_eq!(stats.requests(Request::Health), 4);
+    assert_eq!((stats.faults[&Fault::HealthCritical], stats.faults[&Fault::HealthWarning]), (1, 1));
+    let elsewhere = create(&sim, &small_with(json!({ "facility": "ams1" }))).await;
+    assert_eq!(told(&sim, &health_of(elsewhere["id"].as_str().unwrap())).await["health_rollup"], "ok");
+
+    assert_eq!(get(&sim, &health_of("nobody")).await.status(), 404);
+    delete(&sim, &id).await;
+    sim.advance(seconds(5));
+    assert_eq!(get(&sim, &health_of(&id)).await.status(), 404);
+}
+
+#[tokio::test]
+async fn a_vendor_may_have_no_health_to_tell() {
+    let sim = started(Config { no_health: true, ..still() }).await;
+    let id = created(&sim).await;
+    assert_eq!(error(get(&sim, &health_of(&id)).await).await.0, 404);
+    assert_eq!(state(&sim, &id).await, "queued", "it is there all the same");
 }
 
 #[tokio::test]

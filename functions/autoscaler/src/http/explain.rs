@@ -87,7 +87,7 @@ impl ExplainParams {
 /// query holds even against a stricter one. Whether so many other deployments cannot be read in that
 /// tick that no host is taken away, nobody can foresee.
 #[utoipa::path(
-    get, path = "/api/v1/deployments/{id}/explain", tag = "autoscaler",
+    get, path = "/api/v1/deployments/{id}/explain", operation_id = "explain_deployment", tag = "autoscaler",
     params(
         ("id" = String, Path),
         ("target_free_pct" = Option<String>, Query, description = "Another target, from 0 to less than 100"),

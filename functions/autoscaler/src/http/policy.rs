@@ -27,7 +27,7 @@ const AGAIN: u32 = 3;
 
 /// What is set for a deployment, and what holds for it now. The `ETag` is for setting it.
 #[utoipa::path(
-    get, path = "/api/v1/deployments/{id}/policy", tag = "autoscaler", params(("id" = String, Path)),
+    get, path = "/api/v1/deployments/{id}/policy", operation_id = "show_policy", tag = "autoscaler", params(("id" = String, Path)),
     responses((status = 200, body = PolicyView), (status = 404, body = Problem)),
     security(("key" = ["autoscaler:read"]))
 )]
@@ -46,7 +46,7 @@ pub(super) async fn show(
 /// stricter one holds. `If-Match` says which version it takes the place of: its number in quotes,
 /// `"0"` where nothing was ever set, or `*` for whatever is there.
 #[utoipa::path(
-    put, path = "/api/v1/deployments/{id}/policy", tag = "autoscaler",
+    put, path = "/api/v1/deployments/{id}/policy", operation_id = "set_policy", tag = "autoscaler",
     params(("id" = String, Path), ("If-Match" = String, Header, description = "The version that is there, such as `\"3\"`, or `*`")),
     request_body = Given,
     responses(
@@ -72,7 +72,7 @@ pub(super) async fn set(
 
 /// What is set for all deployments. The `ETag` is for setting it.
 #[utoipa::path(
-    get, path = "/api/v1/deployments-policy", tag = "autoscaler",
+    get, path = "/api/v1/deployments-policy", operation_id = "show_common_policy", tag = "autoscaler",
     responses((status = 200, body = PolicyView), (status = 503, body = Problem)),
     security(("key" = ["autoscaler:read"]))
 )]
@@ -87,7 +87,7 @@ pub(super) async fn show_all(State(scaling): State<Scaling>) -> Result<Response,
 /// `If-Match` as with one deployment. A `min_hosts` above a deployment's own `max_hosts` is no
 /// mistake: `max_hosts` counts more.
 #[utoipa::path(
-    put, path = "/api/v1/deployments-policy", tag = "autoscaler",
+    put, path = "/api/v1/deployments-policy", operation_id = "set_common_policy", tag = "autoscaler",
     params(("If-Match" = String, Header, description = "The version that is there, such as `\"3\"`, or `*`")),
     request_body = Given,
     responses(

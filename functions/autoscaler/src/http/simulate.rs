@@ -132,7 +132,7 @@ pub struct SimulatedRun {
 /// What would have happened under two policies, side by side. Nothing is read from the deployments
 /// API, and nothing is changed.
 #[utoipa::path(
-    post, path = "/api/v1/deployments/simulate", tag = "autoscaler", request_body = Simulate,
+    post, path = "/api/v1/deployments/simulate", operation_id = "simulate_scaling", tag = "autoscaler", request_body = Simulate,
     responses((status = 200, body = Simulated), (status = 422, body = Problem)),
     security(("key" = ["autoscaler:read"]))
 )]

@@ -5,7 +5,6 @@
 mod bad_input;
 mod common;
 mod decisions;
-mod docs;
 mod explain;
 mod lists;
 mod policy;

@@ -17,7 +17,7 @@ use autoscaler::{
 };
 use rand::{Rng, SeedableRng as _, rngs::StdRng};
 use serde_json::json;
-use simulators::deployments::{Config, Deployment, Model, Script, Status, Times};
+use simulators::deployments::{Config, Deployment, Entry, Model, Script, Status, Times};
 
 use crate::common::{World, few_shards};
 
@@ -65,7 +65,7 @@ fn faults(seed: u64) -> Config {
 }
 
 /// Waves, silence and requests that hang, at times of their own: each costs a timeout.
-fn waves(hours: u64) -> Script {
+fn waves(hours: u64) -> Script<Entry> {
     let mut entries = Vec::new();
     for hour in (0..hours).step_by(3) {
         let at = |minute: u64| format!("{}m", hour * 60 + minute);

@@ -8,12 +8,12 @@ use autoscaler::{
     store::{ShardId, Written},
 };
 use serde_json::json;
-use simulators::deployments::{Config, Load, Script};
+use simulators::deployments::{Config, Entry, Load, Script};
 use tokio_util::sync::CancellationToken;
 
 use crate::common::{World, fleet, id, points, spec};
 
-fn script(entries: serde_json::Value) -> Script {
+fn script(entries: serde_json::Value) -> Script<Entry> {
     serde_json::from_value(entries).unwrap()
 }
 

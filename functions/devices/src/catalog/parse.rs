@@ -5,6 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::{Facility, LeftOut, Memory, Metro, OperatingSystem, Plan, Price, Reason};
+use crate::device::cut;
+
+/// Longest slug or code that is used, in bytes: every attempt keeps those of its combination.
+const LONGEST_KEY: usize = 100;
 
 /// A facility, and the ids and codes that plans name it and its metro by.
 pub(super) struct Parsed {
@@ -37,7 +41,7 @@ pub(super) fn facilities(entries: &[Value], unusable: &mut Vec<LeftOut>) -> Vec<
     let make: Make = |name, reason, words| LeftOut::facility(name, reason, words);
     read("code", "facility", entries, make, unusable, |code, entry| {
         let metro = &entry["metro"];
-        let metro_code = text(metro, "code");
+        let metro_code = text(metro, "code").filter(|code| code.len() <= LONGEST_KEY);
         let facility = Facility {
             id: text(entry, "id"),
             name: text(entry, "name").unwrap_or_else(|| code.clone()),
@@ -103,6 +107,11 @@ fn read<T>(
             unusable.push(left_out(&shown, Reason::UnusableEntry, &words));
             continue;
         };
+        if name.len() > LONGEST_KEY {
+            let words = format!("its {key} has more than {LONGEST_KEY} bytes");
+            unusable.push(left_out(&cut(&name), Reason::UnusableEntry, &words));
+            continue;
+        }
         match parse(name.clone(), entry) {
             Err((reason, words)) => unusable.push(left_out(&name, reason, words)),
             Ok(_) if found.contains_key(&name) => {
@@ -191,4 +200,20 @@ fn last_segment(href: &str) -> Option<String> {
 
 fn all_keys(references: &Value) -> BTreeSet<String> {
     references.as_array().into_iter().flatten().flat_map(keys).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_slug_that_is_longer_than_any_is_left_out_with_the_reason() {
+        let entry = |length| json!({ "slug": "s".repeat(length), "provisionable_on": [] });
+        let mut unusable = Vec::new();
+        let read = operating_systems(&[entry(LONGEST_KEY), entry(LONGEST_KEY + 1)], &mut unusable);
+        assert_eq!((read.len(), unusable.len()), (1, 1));
+        assert!(unusable[0].text.ends_with("its slug has more than 100 bytes"), "{}", unusable[0].text);
+    }
 }

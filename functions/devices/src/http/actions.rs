@@ -68,7 +68,7 @@ pub struct ActionAccepted {
 
 /// Reboots a machine that is up, or switches it on or off.
 #[utoipa::path(
-    post, path = "/api/v1/devices/{id}/actions", tag = "devices", params(("id" = Uuid, Path)),
+    post, path = "/api/v1/devices/{id}/actions", operation_id = "act_on_device", tag = "devices", params(("id" = Uuid, Path)),
     request_body = DeviceAction,
     responses(
         (status = 202, description = "The vendor does it", body = ActionAccepted),
@@ -119,11 +119,11 @@ async fn perform(vendor: &Vendor, device: &Device, machine: &str, kind: ActionTy
             Err(DeviceError::Gone)
         }
         Err(
-            VendorError::Refused { text, .. }
-            | VendorError::Place(text)
-            | VendorError::Quota(text)
-            | VendorError::OutOfCapacity(text),
-        ) => Err(DeviceError::Refused(text)),
+            error @ (VendorError::Refused { .. }
+            | VendorError::Place(_)
+            | VendorError::Quota(_)
+            | VendorError::OutOfCapacity(_)),
+        ) => Err(DeviceError::Refused(error.words())),
         Err(error) => Err(error.into()),
     }
 }

@@ -50,7 +50,7 @@ pub struct PlanView {
 
 /// What would be tried for a device, in order, and for everything else why not. Nothing is launched.
 #[utoipa::path(
-    post, path = "/api/v1/devices/plan", tag = "devices", request_body = Option<CreateDevice>,
+    post, path = "/api/v1/devices/plan", operation_id = "plan_device", tag = "devices", request_body = Option<CreateDevice>,
     responses(
         (status = 200, body = PlanView),
         (status = 422, description = "A value is not allowed, or nothing fits the requirements", body = Problem),
@@ -63,6 +63,7 @@ pub(super) async fn plan(
     Json(input): Json<CreateDevice>,
 ) -> Result<axum::Json<PlanView>, Problem> {
     let (request, _) = devices.check(input)?;
+    request.check_time(devices.clock.now()).map_err(|wrong| DeviceError::Invalid(vec![wrong]))?;
     let supply = devices.ready().await?;
     let (catalog_at, _) = supply.catalog(CATALOG_AGE).await.map_err(DeviceError::from)?;
     if let Some(impossible) = supply.impossible(&request).await.map_err(DeviceError::from)? {
@@ -137,7 +138,7 @@ impl<T: Clone + Serialize> Kind<T> {
 
 /// The operating systems that can be installed, by slug.
 #[utoipa::path(
-    get, path = "/api/v1/catalog/operating-systems", tag = "devices",
+    get, path = "/api/v1/catalog/operating-systems", operation_id = "list_operating_systems", tag = "devices",
     params(
         ("max_age" = Option<u64>, Query, description = "How old the catalogue may be in seconds, 0 to 3600; 300"),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the answer before"),
@@ -160,7 +161,7 @@ pub(super) async fn operating_systems(
 
 /// The kinds of servers, by slug.
 #[utoipa::path(
-    get, path = "/api/v1/catalog/plans", tag = "devices",
+    get, path = "/api/v1/catalog/plans", operation_id = "list_plans", tag = "devices",
     params(
         ("max_age" = Option<u64>, Query, description = "How old the catalogue may be in seconds, 0 to 3600; 300"),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the answer before"),
@@ -179,7 +180,7 @@ pub(super) async fn plans(
 
 /// The places with servers, by code.
 #[utoipa::path(
-    get, path = "/api/v1/catalog/facilities", tag = "devices",
+    get, path = "/api/v1/catalog/facilities", operation_id = "list_facilities", tag = "devices",
     params(
         ("max_age" = Option<u64>, Query, description = "How old the catalogue may be in seconds, 0 to 3600; 300"),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the answer before"),

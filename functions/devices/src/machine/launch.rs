@@ -4,12 +4,12 @@ use jiff::SignedDuration;
 use uuid::Uuid;
 
 use super::{
-    Ctx, Effects, SWITCH_MARGIN,
+    Ctx, Effects, SWITCH_MARGIN, asked, keep,
     teardown::{fail_over, give_up, too_late},
     watch::{by_age, update},
 };
 use crate::{
-    device::{Attempt, Claim, Code, Device, Reason, Stage, State},
+    device::{Attempt, Claim, Code, Device, Reason, Stage, State, cut},
     select::Candidate,
     vendor::{Seen, VendorError},
 };
@@ -33,24 +33,7 @@ pub(super) fn chosen(
             let longest = SignedDuration::from_secs(device.request.provision_timeout_seconds.into());
             let switch =
                 (ctx.dead_mans_switch && device.terminates_at().is_none()).then(|| ctx.now + longest + SWITCH_MARGIN);
-            let attempt = Attempt {
-                number: device.attempts() + 1,
-                candidate,
-                started_at: ctx.now,
-                ended_at: None,
-                reason: None,
-                machine: None,
-                percent: 0,
-                progress_at: ctx.now,
-                up_at: None,
-                switch,
-                doubtful: false,
-                unsettled_until: None,
-                alone: false,
-                twins: Vec::new(),
-                trouble: None,
-                events: Vec::new(),
-            };
+            let attempt = Attempt::new(device.attempts() + 1, candidate, switch, ctx.now);
             let Candidate { os, plan, facility, .. } = &attempt.candidate;
             let text = format!("{os} on {plan} in {facility}");
             device.attempt = Some(attempt);
@@ -88,14 +71,15 @@ pub(super) fn claimed(device: &mut Device, ctx: &Ctx) -> Effects {
 pub(super) fn answered(device: &mut Device, created: Result<Seen, VendorError>, ctx: &Ctx) -> Effects {
     let error = match created {
         Ok(seen) => {
-            have(device, seen, ctx, "created");
+            have(device, seen, ctx, "created", asked::CREATE);
             return Effects::default();
         }
         Err(error) => error,
     };
+    keep(device, ctx, asked::CREATE, Err(&error));
     match &error {
-        VendorError::OutOfCapacity(text) => fail_over(device, Reason::new(Code::OutOfCapacity, text), ctx),
-        VendorError::Place(text) => fail_over(device, Reason::new(Code::CombinationRefused, text), ctx),
+        VendorError::OutOfCapacity(said) => fail_over(device, Reason::new(Code::OutOfCapacity, &said.text), ctx),
+        VendorError::Place(said) => fail_over(device, Reason::new(Code::CombinationRefused, &said.text), ctx),
         error if error.is_passing() => {
             let unknown = error.maybe_processed();
             let text =
@@ -126,7 +110,7 @@ pub(super) fn try_again(device: &mut Device, error: &VendorError, unknown: bool,
     let (id, longest) = (device.id, SignedDuration::from_secs(device.request.provision_timeout_seconds.into()));
     let Some(attempt) = &mut device.attempt else { return Effects::default() };
     attempt.doubtful |= unknown;
-    attempt.trouble = Some(error.to_string());
+    attempt.trouble = Some(cut(&error.to_string()));
     let (doubtful, started_at) = (attempt.doubtful, attempt.started_at);
     if ctx.now.duration_since(started_at) >= longest {
         let reason = Reason::new(Code::VendorAway, format!("not created within the provisioning timeout: {error}"));
@@ -149,7 +133,7 @@ pub(super) fn looked_up(device: &mut Device, found: Result<Vec<Seen>, VendorErro
     match found {
         Ok(found) => {
             if let Some(oldest) = found.into_iter().filter(Seen::is_alive).min_by(by_age) {
-                have(device, oldest, ctx, "found by its tag");
+                have(device, oldest, ctx, "found by its tag", asked::LOOK);
                 return Effects::at_once();
             }
             if let Stage::Creating { look_up, not_before, .. } = &mut device.stage {
@@ -161,13 +145,18 @@ pub(super) fn looked_up(device: &mut Device, found: Result<Vec<Seen>, VendorErro
             }
             Effects { at_once: settled, ..Effects::default() }
         }
-        Err(error) => try_again(device, &error, true, ctx),
+        Err(error) => {
+            keep(device, ctx, asked::LOOK, Err(&error));
+            try_again(device, &error, true, ctx)
+        }
     }
 }
 
 /// There is a machine.
-pub(super) fn have(device: &mut Device, seen: Seen, ctx: &Ctx, how: &str) {
-    let text = format!("{how}: {} is {}", seen.machine.id, seen.machine.state);
+fn have(device: &mut Device, seen: Seen, ctx: &Ctx, how: &str, request: &str) {
+    let words = format!("{} is {}", seen.machine.id, seen.machine.state);
+    let text = format!("{how}: {words}");
+    keep(device, ctx, request, Ok((seen.status, &words)));
     if let Some(attempt) = &mut device.attempt {
         attempt.trouble = None;
         attempt.progress_at = ctx.now;

@@ -1,36 +1,50 @@
 //! Taking down: nothing follows before the vendor has confirmed that nothing is left.
 
+use http::StatusCode;
 use jiff::Timestamp;
 
-use super::{Ctx, Effects, TEARDOWN_OVERDUE, Teardown, seconds};
+use super::{Ctx, Deletion, Effects, TEARDOWN_OVERDUE, Teardown, asked, keep, seconds};
 use crate::{
-    device::{Attempt, Code, Device, Failed, Reason, Stage, Then},
+    device::{Attempt, Code, Device, Failed, Reason, Stage, Then, cut},
     select::{Candidate, NotAgain},
     vendor::VendorError,
 };
 
+/// What the record says where the vendor tells of no machine.
+pub(super) const MISSING: &str = "it is gone, or kept from us";
+
 pub(super) fn torn_down(device: &mut Device, result: Result<Teardown, VendorError>, ctx: &Ctx) -> Effects {
     let trouble = match result {
         // Nothing is left only when nothing can come any more.
-        Ok(Teardown { left, .. }) if left.is_empty() && device.is_settled_at(ctx.now) => return gone(device, ctx),
-        Ok(Teardown { left, asked, refused }) => {
+        Ok(teardown) if teardown.left.is_empty() && device.is_settled_at(ctx.now) => {
+            recorded(device, &teardown, ctx);
+            return gone(device, ctx);
+        }
+        Ok(teardown) => {
+            let left = &teardown.left;
             if let (Some(attempt), Some(found)) = (&mut device.attempt, left.first())
                 && attempt.machine.is_none()
             {
                 attempt.machine = Some(found.machine.clone());
             }
+            recorded(device, &teardown, ctx);
             if let Stage::Deleting { asked_at, .. } = &mut device.stage
-                && asked
+                && teardown.was_asked()
             {
                 *asked_at = Some(ctx.now);
                 let ids: Vec<_> = left.iter().map(|seen| seen.machine.id.as_str()).collect();
                 device.note(ctx.now, "delete", format!("asked the vendor to delete {}", ids.join(", ")));
             }
             let locked = left.iter().any(|seen| seen.locked);
+            let refused = teardown.refused();
             refused.map(|text| if locked { format!("locked at the vendor; unlock it there: {text}") } else { text })
         }
-        Err(error) => Some(error.to_string()),
+        Err(error) => {
+            keep(device, ctx, asked::LOOK, Err(&error));
+            Some(error.to_string())
+        }
     };
+    let trouble = trouble.map(|text| cut(&text));
     let mut is_new = false;
     if let Some(attempt) = &mut device.attempt {
         is_new = trouble.is_some() && attempt.trouble != trouble;
@@ -56,6 +70,22 @@ pub(super) fn torn_down(device: &mut Device, result: Result<Teardown, VendorErro
         }
     }
     Effects::default()
+}
+
+/// Keeps what the vendor said to a teardown, for the attempt's record.
+fn recorded(device: &mut Device, teardown: &Teardown, ctx: &Ctx) {
+    for Deletion { id, said } in &teardown.deletions {
+        let words = |status: &StatusCode| if status.is_success() { "it will be deleted" } else { "it is gone" };
+        let answer = said.as_ref().map(|status| (*status, words(status)));
+        keep(device, ctx, &asked::delete(id), answer);
+    }
+    let Some(attempt) = &mut device.attempt else { return };
+    let Some(id) = attempt.machine.as_ref().map(|machine| machine.id.clone()) else { return };
+    if let Some(seen) = teardown.left.iter().find(|seen| seen.machine.id == id) {
+        attempt.saw(&seen.machine.state, ctx.now);
+    } else if let Some(status) = teardown.missing {
+        attempt.heard(ctx.now, &asked::machine(&id), Some(status), MISSING);
+    }
 }
 
 /// Nothing is left at the vendor.

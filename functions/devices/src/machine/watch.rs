@@ -3,11 +3,12 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    Ctx, Effects, Observation, TEARDOWN_OVERDUE, seconds,
-    teardown::{begin_deletion, fail_over},
+    Ctx, Diagnosis, Effects, Observation, TEARDOWN_OVERDUE, asked, keep, seconds,
+    teardown::{MISSING, begin_deletion, fail_over},
 };
 use crate::{
-    device::{Attempt, Code, Device, Event, MOST_EVENTS, Reason, Source, Stage, State, Then, push},
+    device::{Attempt, Code, Device, Event, MOST_EVENTS, MOST_TWINS, Reason, Source, Stage, State, Then, cut, push},
+    record::Health,
     vendor::{Seen, VendorError, VendorState},
 };
 
@@ -16,12 +17,13 @@ pub(super) fn observed_now(device: &mut Device, observed: Result<Observation, Ve
     let stall = SignedDuration::from_secs(device.request.stall_timeout_seconds.into());
     let Some(attempt) = &mut device.attempt else { return Effects::default() };
     let in_all = ctx.now.duration_since(attempt.started_at);
-    let Observation { mine, others } = match observed {
+    let Observation { mine, others, missing } = match observed {
         Ok(observation) => observation,
         Err(error) => {
-            let text = error.to_string();
+            let text = cut(&error.to_string());
             let is_new = attempt.trouble.as_ref() != Some(&text);
             attempt.trouble = Some(text.clone());
+            attempt.heard(ctx.now, asked::LOOK, error.status(), &error.words());
             // What cannot be seen cannot be said to have stalled; but nothing is paid for unseen for long.
             if in_all >= longest && attempt.up_at.is_none() {
                 let text = format!("not up within {}, and not to be seen: {error}", seconds(longest));
@@ -35,6 +37,9 @@ pub(super) fn observed_now(device: &mut Device, observed: Result<Observation, Ve
     };
     attempt.trouble = None;
     let known = attempt.machine.as_ref().map(|machine| machine.id.clone());
+    if let (Some(id), Some(status)) = (&known, missing) {
+        attempt.heard(ctx.now, &asked::machine(id), Some(status), MISSING);
+    }
     let mut all: Vec<Seen> = mine.into_iter().chain(others).collect();
     // One that is on its way out already is not worth keeping.
     all.sort_by(|a, b| {
@@ -48,13 +53,16 @@ pub(super) fn observed_now(device: &mut Device, observed: Result<Observation, Ve
     let others: Vec<Seen> = all.collect();
     let alone = others.is_empty();
     // Those on their way out need not be asked to go.
-    attempt.twins =
-        others.into_iter().filter(|seen| seen.state != VendorState::Going).map(|seen| seen.machine.id).collect();
+    let staying = others.into_iter().filter(|seen| seen.state != VendorState::Going);
+    attempt.twins = staying.take(MOST_TWINS).map(|seen| seen.machine.id).collect();
     let adopted = known.as_ref() != Some(&oldest.machine.id);
     let is_new_word = attempt.machine.as_ref().is_none_or(|machine| machine.state != oldest.machine.state);
     let (state, word, id) = (oldest.state, oldest.machine.state.clone(), oldest.machine.id.clone());
     if adopted {
         attempt.up_at = None;
+    }
+    if adopted || is_new_word {
+        attempt.heard(ctx.now, asked::LOOK, Some(oldest.status), &format!("{id} is {word}"));
     }
     let moved = update(attempt, oldest, ctx.now) || is_new_word || adopted;
     if moved {
@@ -121,7 +129,7 @@ pub(super) fn switched_off(device: &mut Device, result: Result<Option<Seen>, Ven
             return Effects::default();
         }
         Err(error) if error.is_passing() || matches!(error, VendorError::Denied { .. }) => {
-            attempt.trouble = Some(format!("its termination time could not be taken back: {error}"));
+            attempt.trouble = Some(cut(&format!("its termination time could not be taken back: {error}")));
             // Looked at again before: much may have happened.
             attempt.alone = false;
             return Effects::default();
@@ -131,9 +139,39 @@ pub(super) fn switched_off(device: &mut Device, result: Result<Option<Seen>, Ven
     // It is up, and whoever waits for it must know that it will not stay.
     let at = attempt.switch.map(|at| at.to_string()).unwrap_or_default();
     let text = format!("the vendor takes it down at {at}, and does not let that be changed: {refused}");
-    attempt.trouble = Some(text.clone());
+    attempt.trouble = Some(cut(&text));
     device.note(ctx.now, "termination_time", text);
     up(device, ctx)
+}
+
+/// What the vendor tells of a machine that is to go completes the record. That it tells nothing is no
+/// reason to wait.
+pub(super) fn diagnosed(device: &mut Device, diagnosis: Diagnosis, ctx: &Ctx) -> Effects {
+    if let Stage::Deleting { diagnosed, .. } = &mut device.stage {
+        *diagnosed = true;
+    }
+    let Some(id) = device.machine_id().map(str::to_owned) else { return Effects::at_once() };
+    let Diagnosis { events, health } = diagnosis;
+    match events {
+        Ok((status, events)) => {
+            let last = events.iter().max_by_key(|event| event.at).map(|event| format!(", the last: {}", event.kind));
+            let words = format!("{} events{}", events.len(), last.unwrap_or_default());
+            keep(device, ctx, &asked::events(&id), Ok((status, &words)));
+            if let Some(attempt) = &mut device.attempt {
+                merge(attempt, events);
+            }
+        }
+        Err(error) => {
+            keep(device, ctx, &asked::events(&id), Err(&error));
+            device.note(ctx.now, "diagnosis", format!("no events could be had: {error}"));
+        }
+    }
+    match (health, &mut device.attempt) {
+        (Ok(Some(rollup)), Some(attempt)) => attempt.health = Some(Health { rollup, at: ctx.now }),
+        (Err(error), _) => keep(device, ctx, &asked::health(&id), Err(&error)),
+        _ => {}
+    }
+    Effects::at_once()
 }
 
 /// It is up, it is the only one, and it stays.
@@ -167,6 +205,7 @@ pub(super) fn update(attempt: &mut Attempt, seen: Seen, now: Timestamp) -> bool 
     let percent = seen.percent.unwrap_or(attempt.percent);
     let moved = percent != attempt.percent;
     attempt.percent = percent;
+    attempt.saw(&seen.machine.state, now);
     attempt.machine = Some(seen.machine);
     let merged = merge(attempt, seen.events);
     if moved || merged {
@@ -188,7 +227,7 @@ pub(super) fn merge(attempt: &mut Attempt, events: Vec<Event>) -> bool {
                 }
         });
         if !known && attempt.events.len() < MOST_EVENTS {
-            push(&mut attempt.events, event);
+            push(&mut attempt.events, event, MOST_EVENTS);
         }
     }
     attempt.events.len() > before

@@ -27,7 +27,9 @@ const STALL_TIMEOUT: (u32, u32) = (30, 21_600);
 const MAX_CORES: u32 = 100_000;
 
 impl CreateDevice {
-    /// Checks everything at `now`. Tags that begin with `tag_prefix` and a colon are ours.
+    /// Checks everything but the time: what was right once stays so, and a request that is sent again
+    /// must be known again. [`Request::check_time`] does the rest; `now` is for an example in the words.
+    /// Tags that begin with `tag_prefix` and a colon are ours.
     ///
     /// Errors: all that is wrong, in the order of the fields.
     pub fn check(self, tag_prefix: &str, now: Timestamp) -> Result<(Request, Option<Userdata>), Vec<Wrong>> {
@@ -70,6 +72,18 @@ impl CreateDevice {
             stall_timeout_seconds: stall.unwrap_or(DEFAULT_STALL_TIMEOUT_SECONDS.min(provision)),
         };
         if check.0.is_empty() { Ok((request, userdata)) } else { Err(check.0) }
+    }
+}
+
+impl Request {
+    /// Checks what depends on when it is asked for.
+    pub fn check_time(&self, now: Timestamp) -> Result<(), Wrong> {
+        match self.termination_time.filter(|time| *time <= now) {
+            Some(time) => {
+                Err(("/termination_time".to_owned(), format!("{time} has passed, it is {now}: send a time to come")))
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -169,9 +183,6 @@ impl Check {
             self.wrong("/termination_time", words);
             return None;
         };
-        if time <= now {
-            self.wrong("/termination_time", format!("{time} has passed, it is {now}: send a time to come"));
-        }
         Some(time)
     }
 

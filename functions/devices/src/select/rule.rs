@@ -8,6 +8,10 @@ use crate::{
 /// A facility without it has no servers.
 pub(super) const BAREMETAL: &str = "baremetal";
 
+/// The operating system that is none: the machine boots a script of the caller's (Equinix Metal, "Custom
+/// iPXE": userdata that begins with `#!ipxe`). Who asks for any system at all does not mean it.
+const CUSTOM_IPXE: &str = "custom_ipxe";
+
 /// Why something does not fit, for programs and in words.
 type Misfit = (Reason, String);
 
@@ -25,6 +29,11 @@ pub(super) fn os(wanted: &OsWanted, os: &OperatingSystem) -> Option<Misfit> {
     named("slug", wanted.slug.as_deref(), Some(&os.slug))
         .or_else(|| named("distro", wanted.distro.as_deref(), os.distro.as_deref()))
         .or_else(|| named("version", wanted.version.as_deref(), os.version.as_deref()))
+        .or_else(|| {
+            let is_meant = wanted.slug.is_some() || wanted.distro.is_some();
+            let words = "it boots a script of yours: ask for it by its slug, with userdata that begins with #!ipxe";
+            (same(&os.slug, CUSTOM_IPXE) && !is_meant).then(|| (Reason::NotAskedFor, words.to_owned()))
+        })
 }
 
 pub(super) fn plan(wanted: &PlanWanted, plan: &Plan) -> Option<Misfit> {

@@ -1,12 +1,12 @@
 //! The lists: a tenant's devices, the worker's work, what is up, failures, sweeps, and who works.
 
-use aws_sdk_dynamodb::types::{KeysAndAttributes, ReturnValuesOnConditionCheckFailure};
+use aws_sdk_dynamodb::types::KeysAndAttributes;
 use jiff::Timestamp;
-use kit::dynamo::{Item, StoreError, from_item, n, s, to_item};
+use kit::dynamo::{Item, Lease, StoreError, from_item, key, n, s, sort_key, to_item, was_written};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{DeviceStore, built, device_pk, key};
+use super::{DeviceStore, TABLE, device_pk};
 use crate::{
     device::Device,
     failures::{Failures, Remembered, after_failure},
@@ -24,15 +24,6 @@ pub struct Work {
     pub id: Uuid,
     /// Its revision: a record of an older one is out of date.
     pub revision: u64,
-}
-
-/// Whether the lease was had.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lease {
-    /// It is ours.
-    Ours,
-    /// Somebody else has it until then.
-    Held(Timestamp),
 }
 
 /// What the last sweep found.
@@ -79,7 +70,7 @@ impl DeviceStore {
             .limit(i32::try_from(limit).unwrap_or(i32::MAX))
             .send()
             .await?;
-        let next = page.last_evaluated_key.and_then(|key| key.get("sk")?.as_s().ok().cloned());
+        let next = page.last_evaluated_key.as_ref().and_then(sort_key).map(str::to_owned);
         let ids: Vec<Uuid> = page.items.unwrap_or_default().iter().filter_map(id_of).collect();
         Ok((self.devices(&ids).await?, next))
     }
@@ -90,7 +81,7 @@ impl DeviceStore {
         for chunk in ids.chunks(BATCH) {
             let mut keys: Vec<_> = chunk.iter().map(|id| key(device_pk(*id), "RECORD")).collect();
             for attempt in 0.. {
-                let wanted = built(KeysAndAttributes::builder().set_keys(Some(keys)).consistent_read(true).build())?;
+                let wanted = KeysAndAttributes::builder().set_keys(Some(keys)).consistent_read(true).build()?;
                 let mut answer =
                     self.store.client().batch_get_item().request_items(self.table(), wanted).send().await?;
                 for item in answer.responses.take().and_then(|mut it| it.remove(&self.table())).unwrap_or_default() {
@@ -113,12 +104,12 @@ impl DeviceStore {
 
     /// All devices that there is something to do for, the oldest first.
     pub async fn work(&self) -> Result<Vec<Work>, StoreError> {
-        Ok(self.query("WORK").await?.iter().filter_map(read_work).collect())
+        Ok(self.store.partition(&TABLE, "WORK").await?.iter().filter_map(read_work).collect())
     }
 
     /// All devices that are up.
     pub async fn alive(&self) -> Result<Vec<Work>, StoreError> {
-        Ok(self.query("ALIVE").await?.iter().filter_map(read_work).collect())
+        Ok(self.store.partition(&TABLE, "ALIVE").await?.iter().filter_map(read_work).collect())
     }
 
     /// Takes a device whose record is gone off the worker's list.
@@ -131,7 +122,7 @@ impl DeviceStore {
     /// Everything that is remembered of failures.
     pub async fn failures(&self) -> Result<Failures, StoreError> {
         let mut failures = Failures::default();
-        for item in self.query("FAILURES").await? {
+        for item in self.store.partition(&TABLE, "FAILURES").await? {
             let row: FailureRow = from_item(item)?;
             failures.insert(row.plan, row.facility, row.remembered);
         }
@@ -148,7 +139,7 @@ impl DeviceStore {
         now: Timestamp,
     ) -> Result<Remembered, StoreError> {
         let at = key("FAILURES", format!("{plan}#{facility}"));
-        let known: Option<FailureRow> = self.get(at.clone()).await?.map(from_item).transpose()?;
+        let known: Option<FailureRow> = self.store.get(&TABLE, at.clone()).await?.map(from_item).transpose()?;
         let known = known.map(|row| row.remembered);
         if let Some(known) = &known
             && known.last_at >= began
@@ -174,7 +165,7 @@ impl DeviceStore {
 
     /// Claims the sweep that is due `every` so often; answers whether it is ours to do.
     pub async fn claim_sweep(&self, now: Timestamp, every: jiff::SignedDuration) -> Result<bool, StoreError> {
-        let result = self
+        let claimed = self
             .store
             .client()
             .update_item()
@@ -185,13 +176,8 @@ impl DeviceStore {
             .expression_attribute_values(":now", n(now.as_millisecond()))
             .expression_attribute_values(":due", n((now - every).as_millisecond()))
             .send()
-            .await
-            .map_err(StoreError::from);
-        match result {
-            Ok(_) => Ok(true),
-            Err(StoreError::ConditionFailed { .. }) => Ok(false),
-            Err(error) => Err(error),
-        }
+            .await;
+        was_written(claimed)
     }
 
     /// Writes what a sweep has found.
@@ -204,64 +190,23 @@ impl DeviceStore {
 
     /// What the last sweep found, if there has been one.
     pub async fn last_sweep(&self) -> Result<Option<Swept>, StoreError> {
-        self.get(key("SWEEP", "LAST")).await?.map(from_item).transpose()
+        self.store.get(&TABLE, key("SWEEP", "LAST")).await?.map(from_item).transpose()
     }
 
     /// Takes, or renews, the right to work until `until`. Two that work do no harm, but twice the
     /// requests.
     pub async fn lease(&self, owner: Uuid, now: Timestamp, until: Timestamp) -> Result<Lease, StoreError> {
-        let result = self
-            .store
-            .client()
-            .update_item()
-            .table_name(self.table())
-            .set_key(Some(key("WORKER", "LEASE")))
-            .update_expression("SET #owner = :me, expires_at = :until")
-            .condition_expression("attribute_not_exists(pk) OR expires_at < :now OR #owner = :me")
-            .expression_attribute_names("#owner", "owner")
-            .expression_attribute_values(":me", s(owner.to_string()))
-            .expression_attribute_values(":until", n(until.as_millisecond()))
-            .expression_attribute_values(":now", n(now.as_millisecond()))
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
-            .send()
-            .await
-            .map_err(StoreError::from);
-        match result {
-            Ok(_) => Ok(Lease::Ours),
-            Err(StoreError::ConditionFailed { item }) => {
-                let expires_at = item
-                    .as_ref()
-                    .and_then(|item| item.get("expires_at")?.as_n().ok()?.parse().ok())
-                    .and_then(|at| Timestamp::from_millisecond(at).ok());
-                Ok(Lease::Held(expires_at.unwrap_or(now)))
-            }
-            Err(error) => Err(error),
-        }
+        self.store.lease(&TABLE, key("WORKER", "LEASE"), owner, now, until).await
     }
 
     /// Gives the right to work back, if it is still ours.
     pub async fn release(&self, owner: Uuid) -> Result<(), StoreError> {
-        let result = self
-            .store
-            .client()
-            .delete_item()
-            .table_name(self.table())
-            .set_key(Some(key("WORKER", "LEASE")))
-            .condition_expression("#owner = :me")
-            .expression_attribute_names("#owner", "owner")
-            .expression_attribute_values(":me", s(owner.to_string()))
-            .send()
-            .await
-            .map_err(StoreError::from);
-        match result {
-            Ok(_) | Err(StoreError::ConditionFailed { .. }) => Ok(()),
-            Err(error) => Err(error),
-        }
+        self.store.release(&TABLE, key("WORKER", "LEASE"), owner).await
     }
 }
 
 fn id_of(item: &Item) -> Option<Uuid> {
-    item.get("sk")?.as_s().ok()?.parse().ok()
+    sort_key(item)?.parse().ok()
 }
 
 fn read_work(item: &Item) -> Option<Work> {

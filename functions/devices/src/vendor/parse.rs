@@ -4,7 +4,7 @@ use http::StatusCode;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::device::{Address, Event, Machine, Source, cut};
+use crate::device::{Address, Event, LONGEST_ID_BYTES, Machine, Source, cut, cut_name};
 
 /// The vendor's word for a device's state, where it is one we know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,12 +38,14 @@ pub struct Seen {
     pub events: Vec<Event>,
     /// Whether somebody has locked it against deletion.
     pub locked: bool,
+    /// The status of the answer that it was in.
+    pub status: StatusCode,
 }
 
 impl Seen {
-    /// Reads a device; one without an id is none.
-    pub fn parse(value: &Value) -> Option<Self> {
-        let id = value["id"].as_str().filter(|id| !id.is_empty())?.to_owned();
+    /// Reads a device from an answer with this status; one without an id is none.
+    pub fn parse(value: &Value, status: StatusCode) -> Option<Self> {
+        let id = value["id"].as_str().filter(|id| (1..=LONGEST_ID_BYTES).contains(&id.len()))?.to_owned();
         let state = value["state"].as_str().unwrap_or("unknown").to_ascii_lowercase();
         let list = |key: &str| value[key].as_array().map_or(&[][..], Vec::as_slice);
         Some(Self {
@@ -59,15 +61,29 @@ impl Seen {
             percent: value["provisioning_percentage"].as_f64().map(percent),
             events: list("provisioning_events").iter().filter_map(event).collect(),
             locked: value["locked"].as_bool().unwrap_or(false),
+            status,
             machine: Machine {
                 id,
-                state: cut(&state),
+                state: cut_name(&state),
                 hostname: value["hostname"].as_str().map(cut),
                 created_at: time(&value["created_at"]),
                 termination_time: time(&value["termination_time"]),
                 addresses: list("ip_addresses").iter().filter_map(address).take(64).collect(),
             },
         })
+    }
+
+    /// A machine that we know of and have not asked for just now.
+    pub fn known(machine: Machine) -> Self {
+        Self {
+            machine,
+            state: VendorState::Other,
+            tags: Vec::new(),
+            percent: None,
+            events: Vec::new(),
+            locked: false,
+            status: StatusCode::OK,
+        }
     }
 
     /// Whether it still costs money.
@@ -103,10 +119,16 @@ pub(super) fn event(value: &Value) -> Option<Event> {
     Some(Event {
         at,
         source: Source::Vendor,
-        kind: cut(value["type"].as_str().unwrap_or("event")),
+        kind: cut_name(value["type"].as_str().unwrap_or("event")),
         text: cut(text),
-        id: value["id"].as_str().map(cut),
+        id: value["id"].as_str().map(cut_name),
     })
+}
+
+/// The word for a machine's health.
+pub(super) fn health(value: &Value) -> Option<String> {
+    let word = cut_name(value["health_rollup"].as_str()?);
+    (!word.is_empty()).then_some(word)
 }
 
 /// The words of an error: `errors`, `error`, or whatever there is, cut to a sane length.
@@ -232,9 +254,11 @@ mod tests {
 
     #[test]
     fn a_device_is_read_whatever_is_missing_or_odd_in_it_and_its_root_password_never() {
-        assert_eq!(Seen::parse(&json!({ "state": "active" })), None);
-        assert_eq!(Seen::parse(&json!({ "id": "" })), None);
-        let bare = Seen::parse(&json!({ "id": "a", "percent": 7, "tags": [1, "x"], "ip_addresses": {} })).unwrap();
+        let parse = |value: &Value| Seen::parse(value, StatusCode::OK);
+        assert_eq!(parse(&json!({ "state": "active" })), None);
+        assert_eq!(parse(&json!({ "id": "" })), None);
+        assert_eq!(parse(&json!({ "id": "i".repeat(LONGEST_ID_BYTES + 1) })), None);
+        let bare = parse(&json!({ "id": "a", "percent": 7, "tags": [1, "x"], "ip_addresses": {} })).unwrap();
         assert_eq!((bare.state, bare.percent, bare.tags), (VendorState::Other, None, vec!["x".to_owned()]));
         let whole = json!({
             "id": "a", "state": "Provisioning", "provisioning_percentage": 41.7, "locked": true,
@@ -249,7 +273,7 @@ mod tests {
                 { "href": "/events/3" },
             ],
         });
-        let seen = Seen::parse(&whole).unwrap();
+        let seen = parse(&whole).unwrap();
         assert_eq!((seen.state, seen.percent, seen.locked), (VendorState::Coming, Some(41), true));
         assert_eq!(seen.machine.created_at, None);
         assert!(seen.machine.termination_time.is_some());
@@ -257,5 +281,22 @@ mod tests {
         assert_eq!(families, [(4, false, Some(31)), (6, true, None)]);
         assert_eq!(seen.events.iter().map(|event| event.kind.as_str()).collect::<Vec<_>>(), ["provisioning.101"]);
         assert!(!format!("{seen:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_health_is_any_word_and_nothing_else() {
+        for (value, word) in [
+            (json!({ "health_rollup": "ok" }), Some("ok")),
+            (json!({ "health_rollup": " burning\n", "more": 1 }), Some("burning")),
+            (json!({ "health_rollup": "" }), None),
+            (json!({ "health_rollup": 1 }), None),
+            (json!({ "health_rollup": null }), None),
+            (json!({}), None),
+            (json!([]), None),
+            (Value::Null, None),
+        ] {
+            assert_eq!(health(&value).as_deref(), word, "{value}");
+        }
+        assert!(health(&json!({ "health_rollup": "🦀".repeat(500) })).unwrap().len() <= 64);
     }
 }

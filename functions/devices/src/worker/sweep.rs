@@ -117,7 +117,7 @@ impl Worker {
         let listed = machines.iter().find(|seen| seen.machine.id == id);
         let gone = match listed {
             Some(_) => false,
-            None => self.vendor().look(id).await? == Look::Missing,
+            None => matches!(self.vendor().look(id).await?, Look::Missing(_)),
         };
         let mut after = device.clone();
         if ended {

@@ -7,7 +7,7 @@ use kit::testing::Reply;
 use serde_json::json;
 use simulators::packet::Request;
 
-use crate::common::{DEVICES, World, is_503, launch, post_once, show};
+use crate::common::{DEVICES, World, at, is_503, launch, post_once, show};
 
 fn is_replay(reply: &Reply) -> bool {
     reply.header("idempotency-replayed") == "true"
@@ -35,6 +35,20 @@ async fn the_same_key_answers_as_the_first_time_whatever_has_become_of_it() {
     assert!(is_replay(&post_once(&client, "k", &body).await.expect(202)));
     is_503(post_once(&client, "other", &body).await, "not-configured");
     assert_eq!((client.all(DEVICES).await.len(), world.sim.stats().created), (1, 1));
+}
+
+#[tokio::test]
+async fn a_request_whose_time_has_passed_since_is_still_the_same_request() {
+    let world = World::new().await;
+    let client = world.client("acme").await;
+    let body = json!({ "termination_time": at(900) });
+    let first = post_once(&client, "k", &body).await.expect(202);
+    world.pass(1000);
+    let again = post_once(&client, "k", &body).await.expect(202);
+    assert!(is_replay(&again));
+    assert_eq!(again.text(), first.text());
+    let other = post_once(&client, "other", &body).await.problem(422, "invalid-input");
+    assert!(other["errors"][0]["detail"].as_str().unwrap().contains("has passed"), "{other}");
 }
 
 #[tokio::test]

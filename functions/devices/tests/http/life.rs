@@ -20,7 +20,7 @@ async fn an_empty_body_launches_the_cheapest_machine_there_is() {
     });
     let asked = json!({
         "id": id, "state": "Requested", "hostname": format!("muster-{id}"), "created_at": NOON, "updated_at": NOON,
-        "request": request, "has_userdata": false, "percent": 0, "attempts": [],
+        "request": request, "has_userdata": false, "percent": 0, "cost_usd": 0.0, "attempts": [],
         "deadlines": { "give_up_at": at(10 * 1800) },
     });
     assert_eq!(reply.json(), asked);

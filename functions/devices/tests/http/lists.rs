@@ -80,6 +80,7 @@ async fn anothers_devices_are_not_there() {
         globex.get(&path(id, "")).await.problem(404, "not-found");
         globex.get_with(&path(id, ""), "prefer", "wait=20").await.problem(404, "not-found");
         globex.get(&path(id, "/events")).await.problem(404, "not-found");
+        globex.get(&path(id, "/attempts/1")).await.problem(404, "not-found");
         globex.post(&path(id, "/actions"), json!({ "type": "reboot" })).await.problem(404, "not-found");
         globex.delete(&path(id, "")).await.problem(404, "not-found");
     }
@@ -88,6 +89,7 @@ async fn anothers_devices_are_not_there() {
     let detail = |it: serde_json::Value| it["detail"].as_str().unwrap().to_owned();
     let none = detail(globex.get(&path(other, "")).await.problem(404, "not-found"));
     assert_eq!(detail(globex.get(&path(&id, "")).await.problem(404, "not-found")), none);
+    assert_eq!(detail(globex.get(&path(&id, "/attempts/1")).await.problem(404, "not-found")), none);
     assert_eq!(ids(&globex, "").await, [""; 0]);
     let cursor = acme.get(&format!("{DEVICES}?limit=1")).await.json()["next_cursor"].as_str().unwrap().to_owned();
     globex.get(&format!("{DEVICES}?limit=1&cursor={cursor}")).await.problem(400, "bad-cursor");
@@ -105,6 +107,7 @@ async fn who_may_only_read_launches_and_deletes_nothing() {
     let (owner, reader) =
         (world.client("acme").await, Client::new(&world.app, &world.access, "acme", &["devices:read"]).await);
     let writer = Client::new(&world.app, &world.access, "acme", &["devices:write"]).await;
+    let up = world.active(&owner, "{}").await;
     let id = launch(&owner, "{}").await;
     let before = world.items().await.len();
     for (method, path) in
@@ -117,6 +120,7 @@ async fn who_may_only_read_launches_and_deletes_nothing() {
         DEVICES.to_owned(),
         path(&id, ""),
         path(&id, "/events"),
+        path(&up, "/attempts/1"),
         "/api/v1/catalog/operating-systems".to_owned(),
         "/api/v1/catalog/plans".to_owned(),
         "/api/v1/catalog/facilities".to_owned(),

@@ -15,4 +15,5 @@ mod large;
 mod life;
 mod lists;
 mod plan;
+mod record;
 mod secrets;

@@ -36,6 +36,8 @@ async fn look_everywhere(world: &World, client: &Client, id: &str) {
         DEVICES.to_owned(),
         path(id, ""),
         path(id, "/events?limit=500"),
+        path(id, "/attempts/1"),
+        path(id, "/attempts/2"),
         "/api/v1/catalog/plans".to_owned(),
         "/api/v1/catalog/operating-systems".to_owned(),
         "/api/v1/catalog/facilities".to_owned(),
@@ -100,6 +102,9 @@ async fn nothing_secret_is_answered_or_kept_whatever_goes_wrong() {
         assert!(states.contains_key(state), "{states:?}");
     }
     look_everywhere(&world, &client, &id).await;
+    // What was looked at had something in it.
+    let kept = client.get(&path(&id, "/attempts/1")).await.expect(200).json();
+    assert!(kept["last_answers"].as_array().is_some_and(|answers| answers.len() > 2), "{kept}");
     let made = world.sim.devices();
     assert!(made.len() > 1 && made.iter().all(|it| it.userdata.as_deref() == Some(USERDATA)), "the vendor has it");
 }
@@ -116,4 +121,26 @@ async fn a_token_that_the_vendor_refuses_is_nowhere_either() {
         world.pass(301);
     }
     assert_eq!(show(&client, &first).await["reason"]["code"], "Credentials");
+}
+
+#[tokio::test]
+async fn what_the_vendor_says_of_the_token_while_a_machine_fails_is_not_kept_with_its_record() {
+    let world = World::faulty(&["stuck_at=1,step=104"]).await;
+    let client = world.client("acme").await;
+    let body = json!({ "userdata": USERDATA, "stall_timeout_seconds": 60, "provision_timeout_seconds": 120 });
+    let id = post_once(&client, "k", body).await.expect(202).id();
+    world.until(&client, &id, "Provisioning").await;
+    world.sim.revoke_token();
+    for _ in 0..30 {
+        world.pass(5);
+        world.round().await;
+    }
+    look_everywhere(&world, &client, &id).await;
+    let kept = client.get(&path(&id, "/attempts/1")).await.expect(200).json();
+    let refused = |it: &serde_json::Value| it["status"] == 401 || it["status"] == 403;
+    let refusals: Vec<_> = kept["last_answers"].as_array().unwrap().iter().filter(|it| refused(it)).collect();
+    assert!(!refusals.is_empty(), "{kept}");
+    for refusal in refusals {
+        assert!(refusal["text"].as_str().unwrap().contains("MUSTER_PACKET_TOKEN"), "{refusal}");
+    }
 }

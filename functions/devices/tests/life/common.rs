@@ -44,18 +44,11 @@ impl World {
     /// The same with another setting for orphans.
     pub async fn with(config: packet::Config, sweep: &str) -> Self {
         let sim = packet::start(packet::Config { manual: true, epoch: Some(NOON), ..config }).await.unwrap();
-        let config = Config::from_settings(|name| match name {
-            URL => Some(sim.url().to_owned()),
-            PROJECT => Some(packet::PROJECT.to_owned()),
-            TOKEN => Some(packet::TOKEN.to_owned()),
-            TIMEOUT => Some("2".to_owned()),
-            SWEEP => Some(sweep.to_owned()),
-            _ => None,
-        });
+        let config = settings(sim.url(), sweep);
         let embedded = Embedded::memory().unwrap();
         let store = embedded.store("test-");
         store.create_tables(&[&TABLE]).await.unwrap();
-        Self { embedded, store, config: config.unwrap(), clock: Clock::manual(NOON), sim }
+        Self { embedded, store, config, clock: Clock::manual(NOON), sim }
     }
 
     /// A worker of its own: it knows nothing of another.
@@ -64,11 +57,20 @@ impl World {
     }
 
     pub fn rounds_on(&self, store: Store) -> Rounds {
-        let vendor = self.config.vendor.clone().unwrap();
+        self.rounds_of(&self.config, store)
+    }
+
+    /// A worker that reaches the vendor at `url`, with connections of its own.
+    pub fn rounds_at(&self, url: &str, store: Store) -> Rounds {
+        self.rounds_of(&settings(url, "report"), store)
+    }
+
+    fn rounds_of(&self, config: &Config, store: Store) -> Rounds {
+        let vendor = config.vendor.clone().unwrap();
         let supply = Supply::new(vendor, DeviceStore::new(store.clone()), self.clock.clone());
-        let sealer = Sealer::new(self.config.token.clone());
+        let sealer = Sealer::new(config.token.clone());
         let worker = Worker::new(supply, store, sealer, self.clock.clone(), Arc::default());
-        Rounds::new(worker.deletes_orphans(self.config.deletes_orphans))
+        Rounds::new(worker.deletes_orphans(config.deletes_orphans))
     }
 
     pub fn devices(&self) -> DeviceStore {
@@ -161,6 +163,19 @@ impl World {
     pub fn alive(&self) -> Vec<String> {
         self.sim.alive().into_iter().map(|machine| machine.id).collect()
     }
+}
+
+/// The settings for the vendor at `url`.
+fn settings(url: &str, sweep: &str) -> Config {
+    let config = Config::from_settings(|name| match name {
+        URL => Some(url.to_owned()),
+        PROJECT => Some(packet::PROJECT.to_owned()),
+        TOKEN => Some(packet::TOKEN.to_owned()),
+        TIMEOUT => Some("2".to_owned()),
+        SWEEP => Some(sweep.to_owned()),
+        _ => None,
+    });
+    config.unwrap()
 }
 
 /// The device whose tag a machine carries.

@@ -2,7 +2,7 @@
 
 use devices::{
     device::{Device, Stage, State},
-    machine::{Action, Ctx, Next, Observation, Outcome, Teardown, apply, ask_delete, next},
+    machine::{Action, Ctx, Diagnosis, Next, Observation, Outcome, Teardown, apply, ask_delete, next},
     request::Request,
     vendor::{Seen, VendorError, VendorState},
 };
@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use crate::{NOON, candidate, ctx, seen};
+use crate::{NOON, candidate, ctx, said, seen};
 
 /// A vendor of few words: what it really has, and what it says.
 #[derive(Debug, Default)]
@@ -42,9 +42,9 @@ fn error(byte: u8) -> VendorError {
         1 => VendorError::Limited { retry_after: None },
         2 => VendorError::Denied { status: StatusCode::UNAUTHORIZED, text },
         3 => VendorError::Refused { status: StatusCode::UNPROCESSABLE_ENTITY, text },
-        4 => VendorError::OutOfCapacity(text),
-        5 => VendorError::Place(text),
-        _ => VendorError::Quota(text),
+        4 => VendorError::OutOfCapacity(said(503, "x")),
+        5 => VendorError::Place(said(422, "x")),
+        _ => VendorError::Quota(said(422, "x")),
     }
 }
 
@@ -88,7 +88,8 @@ fn perform(world: &mut World, device: &Device, action: Action, byte: u8) -> Outc
             let known = device.machine_id();
             let at = all.iter().position(|seen| Some(seen.machine.id.as_str()) == known);
             let mine = at.map(|at| all.swap_remove(at));
-            Outcome::Observed(Ok(Observation { mine, others: all }))
+            let missing = mine.is_none().then_some(StatusCode::NOT_FOUND);
+            Outcome::Observed(Ok(Observation { mine, others: all, missing }))
         }
         Action::RemoveTwins if fails => Outcome::TwinsRemoved(Err(passing())),
         Action::RemoveTwins => {
@@ -100,19 +101,20 @@ fn perform(world: &mut World, device: &Device, action: Action, byte: u8) -> Outc
             Outcome::TwinsRemoved(Ok(()))
         }
         Action::SwitchOff if !world.machines.iter().any(|(id, _)| Some(id.as_str()) == device.machine_id()) => {
-            Outcome::SwitchedOff(Err(VendorError::NotFound("gone".to_owned())))
+            Outcome::SwitchedOff(Err(VendorError::NotFound(said(404, "gone"))))
         }
         Action::SwitchOff if fails => Outcome::SwitchedOff(Err(error(byte / 3))),
         Action::SwitchOff => Outcome::SwitchedOff(Ok(None)),
-        Action::Diagnose if fails => Outcome::Diagnosed(Err(passing())),
-        Action::Diagnose => Outcome::Diagnosed(Ok(Vec::new())),
+        Action::Diagnose if fails => Outcome::Diagnosed(Diagnosis { events: Err(passing()), health: Err(passing()) }),
+        Action::Diagnose => crate::nothing_told(),
         Action::TearDown if fails => Outcome::TornDown(Err(passing())),
         Action::TearDown => {
             let left = world.list();
             if byte.is_multiple_of(2) {
                 world.machines.clear();
             }
-            Outcome::TornDown(Ok(Teardown { asked: !left.is_empty(), left, refused: None }))
+            let deletions = left.iter().map(|seen| crate::deleted(&seen.machine.id)).collect();
+            Outcome::TornDown(Ok(Teardown { left, deletions, missing: None }))
         }
     }
 }

@@ -5,25 +5,16 @@ use std::time::Duration;
 use devices::{
     device::{Code, Stage, State, Then},
     machine::{
-        Action, Ctx, Next, Observation, Outcome, SWITCH_MARGIN, TEARDOWN_OVERDUE, Teardown, apply, ask_delete, next,
+        Action, Ctx, Deletion, Diagnosis, Next, Outcome, SWITCH_MARGIN, TEARDOWN_OVERDUE, Teardown, apply, ask_delete,
+        next,
     },
     request::Request,
     vendor::{VendorError, VendorState},
 };
-use http::StatusCode;
 use jiff::SignedDuration;
 use uuid::Uuid;
 
-use crate::{ME, NOON, chosen, ctx, device, provisioning, seen, step};
-
-fn refused(status: u16) -> VendorError {
-    let (status, text) = (StatusCode::from_u16(status).unwrap(), "no".to_owned());
-    match status.as_u16() {
-        401 | 403 => VendorError::Denied { status, text },
-        500.. => VendorError::Broken { status, text },
-        _ => VendorError::Refused { status, text },
-    }
-}
+use crate::{ME, NOON, chosen, ctx, deleted, device, nothing_told, observed, provisioning, refused, said, seen, step};
 
 fn another() -> Ctx {
     Ctx { me: Uuid::from_u128(2), ..ctx(0) }
@@ -70,7 +61,7 @@ fn after_a_lost_answer_the_tag_is_looked_up_before_there_is_another_claim() {
     step(&mut other, 20, Action::Observe, observed(vec![seen("a", VendorState::Active)]));
     assert_eq!(other.state(), State::Active);
     step(&mut failed, 19, Action::Observe, observed(vec![]));
-    step(&mut failed, 19, Action::Diagnose, Outcome::Diagnosed(Ok(vec![])));
+    step(&mut failed, 19, Action::Diagnose, nothing_told());
     step(&mut failed, 19, Action::TearDown, Outcome::TornDown(Ok(Teardown::default())));
     assert_eq!(failed.state(), State::Deleting);
     step(&mut failed, 20, Action::TearDown, Outcome::TornDown(Ok(Teardown::default())));
@@ -115,8 +106,8 @@ fn what_no_other_combination_would_help_fails_at_once() {
         (refused(401), Code::Credentials),
         (refused(403), Code::Credentials),
         (refused(422), Code::BadRequest),
-        (VendorError::Quota("no more".to_owned()), Code::Quota),
-        (VendorError::NotFound("no project".to_owned()), Code::BadRequest),
+        (VendorError::Quota(said(422, "no more")), Code::Quota),
+        (VendorError::NotFound(said(404, "no project")), Code::BadRequest),
     ] {
         let mut device = device(Request::default());
         chosen(&mut device, 0, "ewr1");
@@ -137,10 +128,10 @@ fn a_fatal_answer_after_a_lost_one_waits_until_nothing_is_left() {
     step(&mut device, 60, Action::Create, Outcome::Created(Err(refused(422))));
     assert_eq!(device.state(), State::Deleting);
     // The first request was late, not lost.
-    let late = Teardown { left: vec![seen("a", VendorState::Coming)], asked: true, refused: None };
+    let late = Teardown { left: vec![seen("a", VendorState::Coming)], deletions: vec![deleted("a")], missing: None };
     step(&mut device, 61, Action::TearDown, Outcome::TornDown(Ok(late)));
     assert_eq!((device.state(), device.machine_id()), (State::Deleting, Some("a")), "it is in the record now");
-    step(&mut device, 66, Action::Diagnose, Outcome::Diagnosed(Ok(vec![])));
+    step(&mut device, 66, Action::Diagnose, nothing_told());
     step(&mut device, 66, Action::TearDown, Outcome::TornDown(Ok(Teardown::default())));
     assert_eq!((device.state(), device.reason.unwrap().code), (State::Failed, Code::BadRequest));
 }
@@ -171,15 +162,10 @@ fn a_deletion_during_a_rollback_ends_the_search() {
     step(&mut device, 5, Action::Observe, observed(vec![seen("a", VendorState::Failed)]));
     assert!(matches!(device.stage, Stage::Deleting { then: Then::TryNext, .. }));
     assert!(ask_delete(&mut device, NOON));
-    step(&mut device, 6, Action::Diagnose, Outcome::Diagnosed(Ok(vec![])));
+    step(&mut device, 6, Action::Diagnose, nothing_told());
     let effects = step(&mut device, 6, Action::TearDown, Outcome::TornDown(Ok(Teardown::default())));
     assert_eq!(device.state(), State::Deleted);
     assert_eq!(effects.closed.unwrap().reason.unwrap().code, Code::ProvisioningFailed, "why it was rolled back stays");
-}
-
-fn observed(mut all: Vec<devices::vendor::Seen>) -> Outcome {
-    let mine = (!all.is_empty()).then(|| all.remove(0));
-    Outcome::Observed(Ok(Observation { mine, others: all }))
 }
 
 #[test]
@@ -272,11 +258,18 @@ fn the_oldest_machine_is_ours_and_the_others_go_first() {
 fn an_overdue_teardown_stops_the_search_and_says_what_is_in_the_way() {
     let mut device = provisioning(Request::default());
     step(&mut device, 5, Action::Observe, observed(vec![seen("a", VendorState::Failed)]));
-    step(&mut device, 5, Action::Diagnose, Outcome::Diagnosed(Err(refused(500))));
+    step(
+        &mut device,
+        5,
+        Action::Diagnose,
+        Outcome::Diagnosed(Diagnosis { events: Err(refused(500)), health: Err(refused(500)) }),
+    );
     let locked = |asked| {
         let mut seen = seen("a", VendorState::Failed);
         seen.locked = true;
-        Outcome::TornDown(Ok(Teardown { left: vec![seen], asked, refused: Some("Cannot delete".to_owned()) }))
+        let refused = Deletion { id: "a".to_owned(), said: Err(refused(422)) };
+        let deletions = if asked { vec![deleted("a"), refused] } else { vec![refused] };
+        Outcome::TornDown(Ok(Teardown { left: vec![seen], deletions, missing: None }))
     };
     step(&mut device, 6, Action::TearDown, locked(true));
     assert!(device.attempt.as_ref().unwrap().trouble.as_ref().unwrap().contains("unlock it"));
@@ -294,7 +287,7 @@ fn no_attempt_begins_after_the_last_one_or_too_late() {
     let mut device = device(Request { max_attempts: 2, ..Request::default() });
     for facility in ["ewr1", "ams1"] {
         chosen(&mut device, 0, facility);
-        let full = VendorError::OutOfCapacity("none".to_owned());
+        let full = VendorError::OutOfCapacity(said(503, "none"));
         let effects = step(&mut device, 0, Action::Create, Outcome::Created(Err(full)));
         assert_eq!(effects.failed.unwrap().code, Code::OutOfCapacity);
     }

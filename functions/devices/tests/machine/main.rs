@@ -3,15 +3,18 @@
 
 mod any;
 mod cases;
+mod cost;
+mod record;
 
 use devices::{
     catalog::{Level, Price},
     device::{Device, Machine},
-    machine::{Action, Ctx, Effects, Next, Outcome, apply, next},
+    machine::{Action, Ctx, Deletion, Diagnosis, Effects, Next, Observation, Outcome, apply, next},
     request::Request,
     select::Candidate,
-    vendor::{Seen, VendorState},
+    vendor::{Said, Seen, VendorError, VendorState},
 };
+use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
@@ -60,7 +63,36 @@ fn seen(id: &str, state: VendorState) -> Seen {
         percent: Some(10),
         events: Vec::new(),
         locked: false,
+        status: StatusCode::OK,
     }
+}
+
+fn refused(status: u16) -> VendorError {
+    let (status, text) = (StatusCode::from_u16(status).unwrap(), "no".to_owned());
+    match status.as_u16() {
+        401 | 403 => VendorError::Denied { status, text },
+        500.. => VendorError::Broken { status, text },
+        _ => VendorError::Refused { status, text },
+    }
+}
+
+fn said(status: u16, text: &str) -> Said {
+    Said { status: StatusCode::from_u16(status).unwrap(), text: text.to_owned() }
+}
+
+fn observed(mut all: Vec<Seen>) -> Outcome {
+    let mine = (!all.is_empty()).then(|| all.remove(0));
+    Outcome::Observed(Ok(Observation { mine, others: all, missing: None }))
+}
+
+/// The vendor has agreed to delete a machine.
+fn deleted(id: &str) -> Deletion {
+    Deletion { id: id.to_owned(), said: Ok(StatusCode::NO_CONTENT) }
+}
+
+/// A diagnosis of a vendor that knows of no events, and tells of no health.
+fn nothing_told() -> Outcome {
+    Outcome::Diagnosed(Diagnosis { events: Ok((StatusCode::OK, Vec::new())), health: Ok(None) })
 }
 
 /// Takes a step that must be this action.

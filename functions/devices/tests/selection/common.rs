@@ -20,7 +20,10 @@ pub(crate) fn catalogue() -> Catalog {
 }
 
 pub(crate) fn check(body: &Value) -> Result<(Request, Option<Userdata>), Vec<Wrong>> {
-    kit::json::parse::<CreateDevice>(body.to_string().as_bytes()).unwrap().check("muster", now())
+    let (request, userdata) =
+        kit::json::parse::<CreateDevice>(body.to_string().as_bytes()).unwrap().check("muster", now())?;
+    request.check_time(now()).map_err(|wrong| vec![wrong])?;
+    Ok((request, userdata))
 }
 
 pub(crate) fn request(body: &Value) -> Request {

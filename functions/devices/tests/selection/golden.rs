@@ -20,9 +20,7 @@ fn select_with(body: &Value, capacity: &Value, failures: &Failures, tried: &Trie
 fn an_empty_request_is_offered_everything_the_cheapest_first() {
     let expected = [
         "centos_7 baremetal_0 ams1 0.07 unknown",
-        "custom_ipxe baremetal_0 ams1 0.07 unknown",
         "centos_7 baremetal_0 ewr1 0.07 unknown",
-        "custom_ipxe baremetal_0 ewr1 0.07 unknown",
         "centos_7 c1.small.x86 ewr1 0.4 unknown",
         "debian_12 a0.small.arm ams1 0.5 unknown",
         "debian_12 c3.small.x86 ams1 0.5 unknown",
@@ -56,20 +54,21 @@ fn everything_left_out_has_its_reason() {
         "s3.xlarge.x86: not offered on demand",
         "storage_1: not a server",
         "lab1: has no bare metal",
+        "custom_ipxe: it boots a script of yours: ask for it by its slug, with userdata that begins with #!ipxe",
         "windows_2022: it can be installed on none of the plans that fit",
-        "x3.xlarge.x86: centos_7, custom_ipxe, ubuntu_24_04, windows_2022 cannot be installed on it",
+        "x3.xlarge.x86: centos_7, ubuntu_24_04, windows_2022 cannot be installed on it",
         "x3.xlarge.x86: none of the facilities that fit has it",
-        "a0.small.arm: centos_7, custom_ipxe, ubuntu_24_04, windows_2022 cannot be installed on it",
+        "a0.small.arm: centos_7, ubuntu_24_04, windows_2022 cannot be installed on it",
         "a0.small.arm: not in dc13, ewr1, sv15, ty11",
         "baremetal_0: debian_12, ubuntu_24_04, windows_2022 cannot be installed on it",
         "baremetal_0: not in dc13, sv15, ty11",
-        "c1.small.x86: custom_ipxe, debian_12, ubuntu_24_04, windows_2022 cannot be installed on it",
+        "c1.small.x86: debian_12, ubuntu_24_04, windows_2022 cannot be installed on it",
         "c1.small.x86: not in ams1, dc13, sv15, ty11",
-        "c3.medium.x86: centos_7, custom_ipxe, windows_2022 cannot be installed on it",
+        "c3.medium.x86: centos_7, windows_2022 cannot be installed on it",
         "c3.medium.x86: not in ams1, sv15, ty11",
-        "c3.small.x86: centos_7, custom_ipxe, windows_2022 cannot be installed on it",
+        "c3.small.x86: centos_7, windows_2022 cannot be installed on it",
         "c3.small.x86: not in dc13, ty11",
-        "m3.large.x86: centos_7, custom_ipxe, debian_12, windows_2022 cannot be installed on it",
+        "m3.large.x86: centos_7, debian_12, windows_2022 cannot be installed on it",
         "m3.large.x86: not in ams1, ewr1, sv15, ty11",
         "ty11: it has none of the plans that fit",
     ];
@@ -77,6 +76,15 @@ fn everything_left_out_has_its_reason() {
     found.sort_unstable();
     expected.sort_unstable();
     assert_eq!(found, expected);
+}
+
+#[test]
+fn a_machine_that_boots_a_script_is_offered_to_those_who_ask_for_it() {
+    for os in [json!({ "slug": "custom_ipxe" }), json!({ "distro": "Custom_iPXE" })] {
+        let expected = ["custom_ipxe baremetal_0 ams1 0.07 unknown", "custom_ipxe baremetal_0 ewr1 0.07 unknown"];
+        assert_eq!(lines(&selected(&json!({ "os": os }))), expected);
+    }
+    assert!(lines(&selected(&json!({ "os": { "version": "1" } }))).is_empty());
 }
 
 #[test]

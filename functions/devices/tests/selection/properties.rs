@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::common::now;
 
-const SYSTEMS: [&str; 4] = ["os-a", "os-b", "os-c", "os-d"];
+const SYSTEMS: [&str; 4] = ["os-a", "os-b", "os-c", "custom_ipxe"];
 const PLANS: [&str; 5] = ["plan-a", "plan-b", "plan-c", "plan-d", "plan-e"];
 const FACILITIES: [&str; 4] = ["fac-a", "fac-b", "fac-c", "fac-d"];
 const METROS: [&str; 2] = ["met-a", "met-b"];
@@ -235,7 +235,9 @@ impl World {
         let listed = |wanted: &BTreeSet<String>, it: &str| wanted.iter().any(|wanted| wanted.to_lowercase() == it);
         let features = request.facility.features.iter().all(|it| place.features.contains(it.to_lowercase().as_str()));
         let (codes, metros) = (&request.facility.codes, &request.facility.metros);
-        rule && is(&request.os.slug, Some(os))
+        let is_meant = os != "custom_ipxe" || request.os.slug.is_some() || request.os.distro.is_some();
+        rule && is_meant
+            && is(&request.os.slug, Some(os))
             && is(&request.os.distro, system.distro)
             && is(&request.os.version, system.version)
             && is(&request.plan.slug, Some(plan))

@@ -5,14 +5,14 @@ use jiff::{SignedDuration, Timestamp};
 use kit::{
     access::Caller,
     json::{Json, Params, PathParams},
-    paging::{Binding, Page, limit},
+    paging::{Binding, Here, Page, limit},
     problem::Problem,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{Here, Watch};
+use super::Watch;
 use crate::{
     alert::{Silence, State as AlertState},
     store::{Record, ServiceStore},
@@ -71,7 +71,7 @@ pub(super) struct AlertsParams {
 
 /// The alerts: one for each service, and one for CPX itself, which comes first.
 #[utoipa::path(
-    get, path = "/api/v1/alerts", tag = "services",
+    get, path = "/api/v1/alerts", operation_id = "list_alerts", tag = "services",
     params(
         ("state" = Option<AlertFilter>, Query, description = "Only these; those that are not `ok` unless said"),
         ("limit" = Option<u32>, Query, description = "1 to 500, default 50"),
@@ -101,7 +101,7 @@ pub(super) async fn alerts(
     found.truncate(size);
     let next_cursor = found.last().filter(|_| more).map(|last| binding.cursor(&name(last)));
     let page: Page<AlertView> = Page { items: found.iter().map(views::alert).collect(), next_cursor };
-    Ok(page.answer(&Here::new("/api/v1/alerts", size).with("state", Some(state)).0))
+    Ok(page.answer(Here::new("/api/v1/alerts", size).with("state", Some(state))))
 }
 
 /// What to be silent about, and for how long.
@@ -126,7 +126,7 @@ async fn find_alert(store: &ServiceStore, id: &str) -> Result<Record, Problem> {
 /// Silences an alert: it goes on, but nothing is told of it until the silence ends. Takes the place
 /// of the silence before.
 #[utoipa::path(
-    post, path = "/api/v1/alerts/{id}/silence", tag = "services",
+    post, path = "/api/v1/alerts/{id}/silence", operation_id = "silence_alert", tag = "services",
     params(("id" = Uuid, Path)), request_body = SilenceAlert,
     responses(
         (status = 200, body = AlertView),
@@ -160,7 +160,7 @@ pub(super) async fn silence(
 
 /// Ends the silence of an alert, if it has one. What is still true is told with the next minute.
 #[utoipa::path(
-    delete, path = "/api/v1/alerts/{id}/silence", tag = "services", params(("id" = Uuid, Path)),
+    delete, path = "/api/v1/alerts/{id}/silence", operation_id = "end_alert_silence", tag = "services", params(("id" = Uuid, Path)),
     responses((status = 200, body = AlertView), (status = 404, body = Problem)),
     security(("key" = ["services:write"]))
 )]
