@@ -4,11 +4,14 @@
 //! A body that is no JSON is a 400; one that is JSON with a wrong value in it is a 422; another
 //! content type is a 415; one past the limit is a 413.
 
+mod strict;
+
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use http::{StatusCode, header, request::Parts};
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
 
+use self::strict::Strict;
 use crate::problem::Problem;
 
 /// A JSON body of type `T`, which must say `#[serde(deny_unknown_fields)]`.
@@ -61,13 +64,12 @@ fn is_json(content_type: &str) -> bool {
 /// A 400 problem where it is no JSON, and a 422 problem with the pointer to what is wrong in it
 /// otherwise.
 pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    // serde would take an array for a struct, its fields by their order.
     if !body.trim_ascii_start().starts_with(b"{") {
         serde_json::from_slice::<IgnoredAny>(body).map_err(|error| not_json(&error))?;
         return Err(wrong("", "the body must be a JSON object"));
     }
     let mut reader = serde_json::Deserializer::from_slice(body);
-    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+    let value = serde_path_to_error::deserialize(Strict(&mut reader)).map_err(|error| {
         let pointer = pointer(error.path());
         let error = error.into_inner();
         if error.is_data() {
@@ -240,6 +242,8 @@ mod tests {
             (r#"{"word":"kept"}"#, "/word", "unknown variant `kept`, expected `keep` or `replace`"),
             (r#"{"list":[{"name":"a"},{"name":7}]}"#, "/list/1/name", "invalid type: integer `7`, expected a string"),
             (r#"{"inner":7}"#, "/inner", "invalid type: integer `7`, expected struct Inner"),
+            (r#"{"inner":["a"]}"#, "/inner", "invalid type: sequence, expected struct Inner"),
+            (r#"{"list":[["a"]]}"#, "/list/0", "invalid type: sequence, expected struct Inner"),
             (r#"{"inner":{}}"#, "/inner", "missing field `name`"),
             (r#"{"size":"7"}"#, "/size", "invalid type: string \"7\", expected u32"),
             (r#"{"either":true}"#, "/either", "data did not match any variant of untagged enum Either"),

@@ -40,9 +40,15 @@ async fn a_device_comes_up_and_stays_and_is_gone_when_asked() {
     assert_eq!(world.sim.alive()[0].termination_time, None, "the dead man's switch is off");
     assert!(world.devices().work().await.unwrap().is_empty());
 
+    let asked = |kind| world.sim.stats().requests(kind);
+    let before = (asked(Asked::List) + asked(Asked::Get), asked(Asked::Delete));
     world.delete(id).await;
+    rounds.round().await.unwrap();
+    let after = (asked(Asked::List) + asked(Asked::Get), asked(Asked::Delete));
+    assert_eq!((after.0 - before.0, after.1 - before.1), (0, 1), "what is known need not be looked for first");
     let whole = world.until(&mut rounds, id, &[State::Deleted], MINUTES).await;
     assert!(world.alive().is_empty());
+    assert_eq!(asked(Asked::Delete), after.1, "once is enough");
     assert_eq!(whole.device.reason.unwrap().code, Code::Deleted);
     assert!(world.devices().work().await.unwrap().is_empty() && world.devices().alive().await.unwrap().is_empty());
 
@@ -51,6 +57,19 @@ async fn a_device_comes_up_and_stays_and_is_gone_when_asked() {
     let items = world.everything().await;
     assert!(items.iter().all(|item| item.contains_key("ttl") || item["pk"].as_s().unwrap() == "SWEEP"), "{items:#?}");
     assert_eq!(items.iter().filter(|item| item.contains_key("ttl")).count(), 3, "record, attempt, place in the list");
+}
+
+#[tokio::test]
+async fn whatever_carries_the_tag_of_a_device_that_is_deleted_goes_with_it() {
+    let world = with(&[]).await;
+    let mut rounds = world.rounds();
+    let id = world.launch(cheap()).await;
+    world.until(&mut rounds, id, &[State::Active], MINUTES).await;
+    world.somebody_creates(&format!("muster:{id}")).await;
+    assert_eq!(world.alive().len(), 2);
+    world.delete(id).await;
+    world.until(&mut rounds, id, &[State::Deleted], MINUTES).await;
+    assert!(world.alive().is_empty());
 }
 
 #[tokio::test]
