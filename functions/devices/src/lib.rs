@@ -14,11 +14,13 @@
 //!    again blindly.
 //! 4. It is `Active` when the vendor says so, it is the only machine with our tag, and it is to stay.
 //!    An attempt that fails or stands still is taken down, with its diagnostic [`record`] kept, the
-//!    vendor confirms that nothing is left, and only then the next combination is tried. A record is over only when nothing of it is left.
+//!    vendor confirms that nothing is left, and only then the next combination is tried. A device is
+//!    over only when nothing of it is left.
 //! 5. A sweep compares all machines with our tags with the records.
 //!
-//! Pure: [`device`], [`machine`], [`record`], [`cost`], [`request`], [`catalog`], [`failures`], [`select`]. The vendor is only
-//! in [`vendor`], the table only in [`store`], HTTP only in [`http`], with what it shows in `views`.
+//! Pure: [`device`], [`machine`], [`record`], [`cost`], [`request`], [`catalog`], [`failures`],
+//! [`select`]. The vendor is only in [`vendor`], the table only in [`store`], HTTP only in [`http`],
+//! with what it shows in `views`.
 
 pub mod catalog;
 pub mod config;
